@@ -1,0 +1,24 @@
+"""adapter-doctor says whether a PEFT adapter works on a base model, and if not, what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adapter_doctor.doctor import check, load
+    from adapter_doctor.errors import DoctorError
+    from adapter_doctor.report import AdapterError, Report
+
+__version__ = "0.1.0"
+__all__ = ["AdapterError", "DoctorError", "Report", "check", "load"]
+
+_HOMES = {"check": "doctor", "load": "doctor", "DoctorError": "errors", "AdapterError": "report", "Report": "report"}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: `import adapter_doctor` itself costs next to nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,44 @@
+"""The command line: one file a command. Only this package prints or exits."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from adapter_doctor.cli.check import check
+from adapter_doctor.cli.explain import explain
+from adapter_doctor.cli.rules import rules
+
+app = typer.Typer(
+    name="adapter-doctor",
+    help="Does this PEFT/LoRA adapter work on this base model, and if not, what is wrong and how is it mended?",
+    epilog="Exit codes: 0 compatible, 1 incompatible, 2 wrong usage, 3 undetermined.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(check)
+app.command()(rules)
+app.command()(explain)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True)) -> None:
+    if version:
+        from adapter_doctor import __version__
+
+        typer.echo(f"adapter-doctor {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line. An interrupt ends it quietly with 130, a closed pipe with what the shell expects."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        sys.stderr.close()
+        sys.exit(141)

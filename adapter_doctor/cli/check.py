@@ -1,0 +1,64 @@
+"""`adapter-doctor check`: does the adapter work on the base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapter_doctor.cli.output import FORMATS, Progress, usage_error, write_report
+from adapter_doctor.errors import DoctorError
+from adapter_doctor.findings import Severity
+
+
+def check(
+    base: Annotated[str, typer.Argument(help="The base model; leave it out to take the one the adapter names.")],
+    adapter: Annotated[str | None, typer.Argument(help="The adapter's folder.")] = None,
+    load: Annotated[str, typer.Option(help="How far to go: skeleton, full or no.")] = "skeleton",
+    run: Annotated[bool, typer.Option("--run", help="Also a forward pass with and without the adapter.")] = False,
+    form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "text",
+    output: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
+    select: Annotated[list[str] | None, typer.Option(help="Only rules whose code begins so. Repeatable.")] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="Not rules whose code begins so. Repeatable.")] = None,
+    fail_on: Annotated[str, typer.Option(help="Exit with 1 on: error or warning.")] = "error",
+    model_class: Annotated[str | None, typer.Option(help="The transformers class to load the base as.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code from the base's repository.")
+    ] = False,
+    no_values: Annotated[bool, typer.Option("--no-values", help="Do not read the values of tensors.")] = False,
+    time_limit: Annotated[float, typer.Option(help="Seconds that the load may take.")] = 600.0,
+    python: Annotated[str | None, typer.Option(help="Load with this environment's interpreter.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every finding in full.")] = False,
+) -> None:
+    """Check whether ADAPTER works on BASE: files, config, tensors and fit, then the load through PEFT."""
+    from adapter_doctor.doctor import LOADS, check
+
+    progress = Progress()
+    try:
+        for name, value, allowed in (
+            ("--format", form, FORMATS), ("--load", load, LOADS), ("--fail-on", fail_on, ("error", "warning")),
+        ):  # fmt: skip
+            if value not in allowed:
+                raise DoctorError(f"{name} is {value!r}", f"{name} {' | '.join(allowed)}")
+        report = check(
+            base if adapter is not None else None,
+            adapter if adapter is not None else base,
+            load=load,  # type: ignore[arg-type]  # checked above
+            run=run,
+            select=select or (),
+            ignore=ignore or (),
+            model_class=model_class,
+            trust_remote_code=trust_remote_code,
+            values=not no_values,
+            time_limit=time_limit,
+            python=python,
+            progress=progress,
+        )
+    except DoctorError as error:
+        progress.clear()
+        usage_error(error)
+    progress.clear()
+    write_report(report, form, output, verbose)
+    warned = any(one.rule.severity >= Severity.WARNING for one in report.findings)
+    raise typer.Exit(1 if report.exit_code == 0 and warned and fail_on == "warning" else report.exit_code)

@@ -1,0 +1,75 @@
+"""Write a report where it was asked for, and errors of usage to stderr."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from adapter_doctor.errors import DoctorError, os_error_sentence
+from adapter_doctor.render.visible import visible
+from adapter_doctor.report import Report
+
+FORMATS = ("text", "json")
+
+
+def write_report(report: Report, form: str, output: Path | None, verbose: bool) -> None:
+    """The report in format ``form``, to ``output`` or stdout."""
+    if form == "json":
+        from adapter_doctor.render import json
+
+        text = json.render(report)
+    else:
+        from adapter_doctor.render import text as text_render
+
+        text = text_render.render(
+            report, verbose=verbose, width=columns() if output is None else 80, colour=output is None and colours()
+        )
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        usage_error(DoctorError(f"{output} cannot be written: {os_error_sentence(error)}"))
+
+
+def columns() -> int:
+    """Width of the terminal; 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def colours() -> bool:
+    """Whether stdout is a terminal whose user did not ask for plain text (NO_COLOR)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def usage_error(error: DoctorError) -> NoReturn:
+    """Say what is wrong with the command, and exit with 2."""
+    typer.echo(f"error: {visible(error.message)}", err=True)
+    if error.hint:
+        typer.echo(f"  try: {visible(error.hint)}", err=True)
+    raise typer.Exit(2)
+
+
+class Progress:
+    """What goes on, on stderr, one line that is written over; silent where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+
+    def __call__(self, text: str) -> None:
+        if sys.stderr.isatty():
+            line = visible(text, 100) + " …"
+            typer.echo("\r" + line.ljust(self._shown), err=True, nl=False)
+            self._shown = len(line)
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            typer.echo("\r" + " " * self._shown + "\r", err=True, nl=False)
+            self._shown = 0

@@ -1,0 +1,375 @@
+"""Compare the adapter's tensors with the base's modules: why each tensor that finds no place finds none."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from adapter_doctor.facts import (
+    AdapterConfig,
+    AdapterTensors,
+    BaseConfig,
+    BaseModules,
+    Clash,
+    Comparison,
+    Dimension,
+    Fit,
+    Rename,
+    Shape,
+)
+from adapter_doctor.formats.adapter_keys import PREFIX, WRAPPERS, AdapterKey, adapter_name, parse
+
+_FUSED = {
+    "q_proj": ("qkv_proj", "query_key_value", "Wqkv", "c_attn", "in_proj", "qkv", "W_pack", "attn_qkv"),
+    "gate_proj": ("gate_up_proj", "gate_and_up_proj", "w12", "dense_h_to_4h"),
+}
+_FUSED["k_proj"] = _FUSED["v_proj"] = _FUSED["query"] = _FUSED["key"] = _FUSED["value"] = _FUSED["q_proj"]
+_FUSED["up_proj"] = _FUSED["w1"] = _FUSED["w3"] = _FUSED["gate_proj"]
+_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
+_OLD_LAYOUTS = ("oft_r", "oft_s", "bone_block")
+
+
+def compare(
+    config: AdapterConfig, tensors: AdapterTensors, base: BaseModules, fit: Fit, base_config: BaseConfig
+) -> Comparison:
+    """The comparison; see :class:`adapter_doctor.facts.Comparison` for the reasons it sorts by."""
+    parsed = {key: parse(key) for key in tensors}
+    keys = [one for one in parsed.values() if one is not None]
+    modules = {one.module for one in keys if one.module}
+    injected = bool(fit.places)
+    suspects = fit.strays if injected else tuple(parsed)
+    strays, rename = _sort_strays(suspects, parsed, base, tensors, injected)
+    wide = _clashes(fit, base)
+    return Comparison(
+        strays=strays,
+        vacant=_sort_vacant(fit, parsed, strays, config),
+        clashes=wide,
+        rename=rename,
+        dimensions=_dimensions(keys, tensors, base, base_config),
+        shared_modules=sum(1 for name in modules if plain(name) in base.modules),
+        adapter_modules=len(modules),
+    )
+
+
+def plain(module: str) -> str:
+    """A module path without the levels that LoRA on parameters adds."""
+    return re.sub(r"(\.base_layer)+$", "", module)
+
+
+# ------------------------------------------------------------------------------------------------------ strays
+
+
+def _sort_strays(
+    suspects: Iterable[str],
+    parsed: Mapping[str, AdapterKey | None],
+    base: BaseModules,
+    tensors: AdapterTensors,
+    injected: bool,
+) -> tuple[dict[str, tuple[str, ...]], Rename | None]:
+    found: dict[str, list[str]] = defaultdict(list)
+    unexplained: list[AdapterKey] = []
+    for key in suspects:
+        one = parsed.get(key)
+        if one is None:
+            saved = key.removeprefix(PREFIX).rpartition(".")[0]
+            found["saved-elsewhere" if saved in base.modules and key.startswith(PREFIX) else "foreign"].append(key)
+            continue
+        if not one.module:  # prompts and shared parameters hang on the model itself
+            found["switched-off"].append(key)
+            continue
+        reason = _reason(one, base)
+        if reason:
+            found[reason].append(key)
+        else:
+            unexplained.append(one)
+    if not injected:
+        found.pop("switched-off", None)  # nothing was injected: that the base has the module says nothing yet
+    rename = _search_rename(unexplained, base, tensors)
+    beyond = {one.key for one in unexplained if beyond_layers(one.module, base)}
+    for one in unexplained:
+        if one.key in beyond:
+            found["layer"].append(one.key)
+        elif rename is not None and renamed(one.module, rename) in base.modules:
+            found["renamed"].append(one.key)
+        elif _is_fused(one.module, base):
+            found["fused"].append(one.key)
+        elif _is_expert(one.module, base):
+            found["experts"].append(one.key)
+        else:
+            found["absent"].append(one.key)
+    return {reason: tuple(names) for reason, names in found.items()}, rename
+
+
+def _reason(one: AdapterKey, base: BaseModules) -> str | None:
+    """The reason that the name alone shows, if any."""
+    module = plain(one.module)
+    if one.prefix == PREFIX and module.startswith(PREFIX.removesuffix(".")) and "base_model" not in base.modules:
+        inner = module
+        while (inner + ".").startswith(PREFIX):
+            inner = inner[len(PREFIX) :]
+        return "double-prefix" if inner in base.modules else None
+    bare = unwrapped(module)
+    if bare != module and module not in base.modules:
+        if bare.startswith(PREFIX):
+            bare = bare[len(PREFIX) :]
+        return "wrapper" if bare in base.modules else None
+    if module in base.modules:
+        if one.prefix != PREFIX:
+            return "no-prefix"
+        name = adapter_name(one)
+        return "adapter-name" if name not in (None, "default") else "switched-off"
+    return None
+
+
+def unwrapped(module: str) -> str:
+    """A module path without the segments that training wrappers put in."""
+    return ".".join(part for part in module.split(".") if part not in WRAPPERS)
+
+
+def beyond_layers(module: str, base: BaseModules) -> bool:
+    """Whether the path runs through a numbered layer that the base's list of layers is too short for."""
+    for match in _NUMBER.finditer(module):
+        parent = module[: match.start()]
+        count = base.layer_counts.get(parent)
+        if count is not None:
+            return int(match[1]) >= count
+    return False
+
+
+def _is_fused(module: str, base: BaseModules) -> bool:
+    parent, _, leaf = module.rpartition(".")
+    others = _FUSED.get(leaf) or tuple(part for part, wholes in _FUSED.items() if leaf in wholes)
+    near = {parent, parent.rpartition(".")[0]}
+    children = {name.rpartition(".")[2] for name in base.modules if name.rpartition(".")[0] in near}
+    return any(other in children for other in others)
+
+
+def _is_expert(module: str, base: BaseModules) -> bool:
+    match = re.search(r"^(.*?\.?experts)\.\d+\.", module + ".")
+    return match is not None and any(
+        name.endswith("experts") and not any(f"{name}.0" == other for other in base.modules) for name in base.modules
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ renames
+
+
+def _search_rename(keys: list[AdapterKey], base: BaseModules, tensors: AdapterTensors) -> Rename | None:
+    """The smallest replacement at the front of the paths under which most of them exist in the base with fitting shapes."""
+    paths = sorted({plain(one.module) for one in keys})
+    if not paths:
+        return None
+    by_tail: dict[str, list[str]] = defaultdict(list)
+    for name in base.modules:
+        parts = name.split(".")
+        for length in range(2, min(len(parts), 6) + 1):
+            by_tail[".".join(parts[-length:])].append(name)
+    votes: Counter[Rename] = Counter()
+    for path in paths:
+        parts = path.split(".")
+        for length in range(min(len(parts), 6), 1, -1):
+            matches = by_tail.get(".".join(parts[-length:]), ())
+            found = {_difference(path, match) for match in matches[:4]}
+            votes.update(one for one in found if one is not None)
+            if matches:
+                break
+    for rename, _ in sorted(votes.items(), key=lambda item: (-item[1], len(item[0].old) + len(item[0].new))):
+        there = [path for path in paths if renamed(path, rename) in base.modules]
+        targets = {renamed(path, rename) for path in there}
+        if len(there) * 2 > len(paths) and len(targets) == len(there) and _shapes_fit(keys, rename, base, tensors):
+            return replace(rename, count=len(there))
+    return None
+
+
+def _difference(path: str, match: str) -> Rename | None:
+    """The rewrite that turns the path into the match: of its front where that is all, else of one stretch inside."""
+    one, other = path.split("."), match.split(".")
+    while one and other and one[-1] == other[-1]:
+        one.pop()
+        other.pop()
+    if not any(part.isdigit() for part in one + other):
+        return Rename(".".join(one), ".".join(other), 0, front=True)
+    while one and other and one[0] == other[0]:
+        one.pop(0)
+        other.pop(0)
+    if not one or any(part.isdigit() for part in one + other):
+        return None
+    return Rename(".".join(one), ".".join(other), 0)
+
+
+def renamed(path: str, rename: Rename) -> str:
+    """The path after the rewrite, or the path as it is where the rewrite does not apply."""
+    parts, old = path.split("."), rename.old.split(".") if rename.old else []
+    new = rename.new.split(".") if rename.new else []
+    for at in range(1 if rename.front else len(parts) - len(old) + 1):
+        if parts[at : at + len(old)] == old:
+            return ".".join(parts[:at] + new + parts[at + len(old) :])
+    return path
+
+
+def _shapes_fit(keys: list[AdapterKey], rename: Rename, base: BaseModules, tensors: AdapterTensors) -> bool:
+    for one in keys:
+        module = base.modules.get(renamed(plain(one.module), rename))
+        if module is None or module.width is None:
+            continue
+        width = _width_in(one, tensors.tensors[one.key].shape)
+        out, into = module.width
+        if width and ((width[0] not in (None, out)) or (width[1] not in (None, into))):
+            return False
+    return True
+
+
+def _width_in(one: AdapterKey, shape: Shape) -> tuple[int | None, int | None] | None:
+    """(out, in) of the adapted layer as far as this tensor tells them."""
+    if len(shape) < 2:
+        return None
+    if one.parameter in ("lora_A", "hada_w1_b", "hada_w2_b", "lora_embedding_A"):
+        return None, shape[1]
+    if one.parameter in ("lora_B", "hada_w1_a", "hada_w2_a", "lora_embedding_B"):
+        return shape[0], None
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------- vacant
+
+
+_MOVED = ("wrapper", "double-prefix", "no-prefix", "adapter-name", "renamed", "fused", "experts")
+
+
+def _sort_vacant(
+    fit: Fit, parsed: Mapping[str, AdapterKey | None], strays: Mapping[str, tuple[str, ...]], config: AdapterConfig
+) -> dict[str, tuple[str, ...]]:
+    if not fit.vacant:
+        return {}
+    in_file: dict[str, set[str]] = defaultdict(set)
+    for key, one in parsed.items():
+        if one is not None:
+            in_file[plain(one.module)].add(one.parameter)
+        else:
+            in_file[key.removeprefix(PREFIX).rpartition(".")[0]].add(key.rpartition(".")[2])
+    moved = any(strays.get(reason) for reason in _MOVED)
+    found: dict[str, list[str]] = defaultdict(list)
+    deepest: dict[str, int] = {}
+    for path, number in filter(None, map(_layer, in_file)):
+        deepest[path] = max(deepest.get(path, 0), number)
+    for key in fit.vacant:
+        one = parse(key)
+        module = plain(one.module) if one is not None else key.removeprefix(PREFIX).rpartition(".")[0]
+        layer = _layer(module)
+        if one is None or one.parameter in ("trainable_tokens_delta", "token_adapter"):
+            found["covered" if moved and not in_file.get(module) else "saved"].append(key)
+        elif one.parameter not in in_file.get(module, ()) and in_file.get(module) and one.key not in parsed:
+            found["half"].append(key)
+        elif moved:
+            found["covered"].append(key)
+        elif layer is not None and layer[1] > deepest.get(layer[0], layer[1]):
+            found["deeper"].append(key)
+        else:
+            found["missing"].append(key)
+    if found.get("missing") and not strays:
+        modules = {plain(one.module) for key in found["missing"] if (one := parse(key)) is not None}
+        layers = {layer for module in modules if (layer := _layer(module)) is not None}
+        leaves = {module.rpartition(".")[2] for module in modules}
+        if in_file and len(modules) > 0 and (len(layers) == 1 or (len(leaves) == 1 and len(modules) > 1)):
+            found["gap"] = found.pop("missing")
+    return {reason: tuple(names) for reason, names in found.items()}
+
+
+def _layer(module: str) -> tuple[str, int] | None:
+    """The list and the number of the first numbered level in a path."""
+    match = _NUMBER.search(module)
+    return (module[: match.start()], int(match[1])) if match else None
+
+
+# ------------------------------------------------------------------------------------------------------ clashes
+
+
+def _clashes(fit: Fit, base: BaseModules) -> dict[str, tuple[Clash, ...]]:
+    found: dict[str, list[Clash]] = defaultdict(list)
+    for clash in fit.clashes:
+        found[_clash_reason(clash, base)].append(clash)
+    return {reason: tuple(clashes) for reason, clashes in found.items()}
+
+
+def _clash_reason(clash: Clash, base: BaseModules) -> str:
+    if 0 in clash.in_file:
+        return "empty"
+    one = parse(clash.key)
+    if one is None or one.parameter in ("token_adapter", "trainable_tokens_delta"):
+        module = base.modules.get(clash.key.removeprefix(PREFIX).rpartition(".")[0].removesuffix(".base_layer"))
+        name = clash.key.removeprefix(PREFIX)
+        is_rows = clash.in_file[1:] == clash.in_model[1:] and clash.in_file[:1] != clash.in_model[:1]
+        vocabulary = module is not None and (module.kind == "embedding" or name.startswith(f"{base.output_embedding}."))
+        return "rows" if is_rows and vocabulary else "head" if is_rows and module is not None else "width"
+    if one.parameter in _OLD_LAYOUTS or len(clash.in_file) != len(clash.in_model):
+        return "layout"
+    if one.parameter == "lora_embedding_A":
+        return "rank" if clash.in_file[0] != clash.in_model[0] else "rows"
+    if (
+        one.parameter in ("lora_A", "lora_embedding_A", "hada_w1_b", "hada_w2_b")
+        and clash.in_file[0] != clash.in_model[0]
+    ):
+        return "rank" if clash.in_file[1:] == clash.in_model[1:] else _swapped(clash)
+    if (
+        one.parameter in ("lora_B", "lora_embedding_B", "hada_w1_a", "hada_w2_a")
+        and clash.in_file[1:2] != clash.in_model[1:2]
+    ):
+        return "rank" if clash.in_file[0] == clash.in_model[0] else _swapped(clash)
+    module = base.modules.get(plain(one.module))
+    if one.parameter == "lora_B" and plain(one.module) == base.output_embedding and module is not None:
+        return "rows"
+    return "width"
+
+
+def _swapped(clash: Clash) -> str:
+    return "layout" if clash.in_file == clash.in_model[::-1] else "width"
+
+
+# --------------------------------------------------------------------------------------------------- dimensions
+
+_ROLES = {
+    # leaf: (dimension of out_features, dimension of in_features)
+    "q_proj": ("query width", "hidden size"), "k_proj": ("key/value width", "hidden size"),
+    "v_proj": ("key/value width", "hidden size"), "o_proj": ("hidden size", "query width"),
+    "gate_proj": ("intermediate size", "hidden size"), "up_proj": ("intermediate size", "hidden size"),
+    "down_proj": ("hidden size", "intermediate size"), "embed_tokens": ("hidden size", "vocabulary"),
+    "lm_head": ("vocabulary", "hidden size"),
+}  # fmt: skip
+
+
+def _dimensions(
+    keys: list[AdapterKey], tensors: AdapterTensors, base: BaseModules, base_config: BaseConfig
+) -> tuple[Dimension, ...]:
+    """Sizes that the adapter's tensors tell, against those of the base's modules of the same name."""
+    in_adapter: dict[str, Counter[int]] = defaultdict(Counter)
+    in_base: dict[str, Counter[int]] = defaultdict(Counter)
+    layers = Counter[str]()
+    for one in keys:
+        leaf = plain(one.module).rpartition(".")[2]
+        width = _width_in(one, tensors.tensors[one.key].shape)
+        if leaf in _ROLES and width is not None:
+            for role, size in zip(_ROLES[leaf], width, strict=True):
+                if size:
+                    in_adapter[role][size] += 1
+        layer = _layer(one.module)
+        if layer is not None:
+            layers[layer[0]] = max(layers[layer[0]], layer[1] + 1)
+    for name, module in base.modules.items():
+        leaf = name.rpartition(".")[2]
+        if leaf in _ROLES and module.width is not None:
+            for role, size in zip(_ROLES[leaf], module.width, strict=True):
+                in_base[role][size] += 1
+    if not in_base.get("hidden size") and (hidden := base_config.number("hidden_size", "n_embd", "d_model")):
+        in_base["hidden size"][hidden] += 1
+    found = [
+        Dimension(role, sizes.most_common(1)[0][0], in_base[role].most_common(1)[0][0] if in_base.get(role) else None)
+        for role, sizes in in_adapter.items()
+    ]
+    if layers:
+        name, count = layers.most_common(1)[0]
+        counts = base.layer_counts
+        there = counts.get(name) or base_config.number("num_hidden_layers", "n_layer", "num_layers")
+        found.append(Dimension("layers", count, there))
+    return tuple(sorted(found, key=lambda one: one.name))

@@ -1,0 +1,531 @@
+"""The facts an examination gathers: small frozen values, each one thing that a rule can ask for by its type.
+
+Gathering never raises for bad input. What could not be known is a :class:`Missing` with its reason, so that a rule
+which needs it ends as "unknown", never as "clear".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from typing import Any, Literal, TypeVar, cast
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why a fact is not known.
+
+    ``waived`` is set when the user asked for it not to be looked at (``--load no``, ``--no-values``): the rule is then
+    still listed as unknown, but the verdict does not wait for it.
+    """
+
+    why: str
+    waived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What was found where a file was expected.
+
+    ``state`` is one of ``ok``, ``absent``, ``empty``, ``pointer`` (Git LFS), ``html``, ``truncated``, ``unreadable``,
+    ``too-large`` or ``unsafe``; ``detail`` is a clause for a person, without a full stop.
+    """
+
+    name: str
+    state: str
+    detail: str = ""
+    size: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file could be read as what it should be."""
+        return self.state == "ok"
+
+
+# ------------------------------------------------------------------------------------------------ the adapter
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFolder:
+    """The place the adapter was looked for: does it exist, and which files lie there.
+
+    ``files`` maps file names (relative, at most two levels deep) to sizes in bytes.
+    """
+
+    reference: str
+    exists: bool
+    why: str = ""
+    reason: str = ""
+    revision: str | None = None
+    files: Mapping[str, int] = field(default_factory=dict)
+
+    def nested(self) -> tuple[str, ...]:
+        """Subfolders that hold an adapter of their own."""
+        ends = ("/adapter_config.json", "/adapter_model.safetensors", "/adapter_model.bin")
+        return tuple(sorted({name.rpartition("/")[0] for name in self.files if name.endswith(ends)}))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """The state of ``adapter_config.json``."""
+
+    file: FileState
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The contents of ``adapter_config.json``, as written: nothing is defaulted, converted or checked here."""
+
+    raw: Mapping[str, Any]
+
+    def get(self, field_name: str, default: Any = None) -> Any:
+        """The value of a field, or ``default`` where the file does not have it."""
+        return self.raw.get(field_name, default)
+
+    @property
+    def peft_type(self) -> str:
+        """The PEFT type as written, or ``""`` where it is missing or not a string."""
+        value = self.raw.get("peft_type")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def task_type(self) -> str:
+        """The task type as written, or ``""``."""
+        value = self.raw.get("task_type")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def base_name(self) -> str:
+        """``base_model_name_or_path``, or ``""``."""
+        value = self.raw.get("base_model_name_or_path")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def is_prompt_learning(self) -> bool:
+        """Whether the adapter is a learnt prompt, which has no target modules."""
+        return self.peft_type in PROMPT_LEARNING
+
+
+PROMPT_LEARNING = frozenset(
+    {"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFiles:
+    """The states of the adapter's weight files, the one PEFT takes first.
+
+    ``chosen`` is None where no weight file exists. ``others`` are further files that hold weights or look as if:
+    shards, other formats, the file that PEFT passes over.
+    """
+
+    chosen: FileState | None
+    others: tuple[FileState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor as its file describes it: safetensors' dtype name, shape, and the byte range of its values."""
+
+    dtype: str
+    shape: Shape
+    start: int = 0
+    end: int = 0
+    file: str = ""
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+@dataclass(frozen=True)
+class AdapterTensors:
+    """The tensors in the weight file that PEFT would read, by name, without their values."""
+
+    file: str
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Names and shapes."""
+        return {name: info.shape for name, info in self.tensors.items()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class PickleScan:
+    """What the opcodes of ``adapter_model.bin`` would call: ``globals`` beyond what a state dict of tensors needs."""
+
+    file: str
+    unexpected: tuple[str, ...] = ()
+    dangerous: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSummary:
+    """The values of one tensor, summed up: largest magnitude, and how many are NaN or infinite."""
+
+    peak: float
+    nan: int = 0
+    infinite: int = 0
+    constant_one: bool = False
+
+    @property
+    def zero(self) -> bool:
+        """Whether every value is zero."""
+        return self.peak == 0 and not self.nan and not self.infinite
+
+
+@dataclass(frozen=True, slots=True)
+class TensorValues:
+    """The values of every tensor, summed up, by tensor name."""
+
+    summaries: Mapping[str, ValueSummary]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseCopies:
+    """Tensors in the adapter that carry the name of a base weight, against the base's own values.
+
+    Each name is in one of the sets: ``same`` bytes, ``different`` bytes, or ``unread`` where the base's values are not
+    at hand.
+    """
+
+    same: frozenset[str] = frozenset()
+    different: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
+
+
+# --------------------------------------------------------------------------------------------------- the base
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFolder:
+    """The place the base model was looked for.
+
+    ``given`` is False where the adapter's config named it. ``adapter_base`` is what an ``adapter_config.json`` found in
+    this folder names as its base; None where there is none.
+    """
+
+    reference: str
+    exists: bool
+    why: str = ""
+    reason: str = ""
+    given: bool = True
+    adapter_base: str | None = None
+    revision: str | None = None
+    files: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseConfig:
+    """The base model's ``config.json``, as written."""
+
+    raw: Mapping[str, Any]
+
+    @property
+    def model_type(self) -> str:
+        """``model_type``, or ``""``."""
+        value = self.raw.get("model_type")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The class names the checkpoint was saved from."""
+        value = self.raw.get("architectures")
+        return tuple(name for name in value if isinstance(name, str)) if isinstance(value, list) else ()
+
+    @property
+    def text(self) -> Mapping[str, Any]:
+        """The part that describes the language model: ``text_config`` where there is one."""
+        for key in ("text_config", "llm_config", "language_config", "thinker_config"):
+            part = self.raw.get(key)
+            if isinstance(part, dict):
+                return {**part, **({} if key != "thinker_config" else part.get("text_config", {}))}
+        return self.raw
+
+    @property
+    def quantization(self) -> Mapping[str, Any] | None:
+        """``quantization_config``, or None for an unquantised base."""
+        value = self.raw.get("quantization_config") or self.raw.get("compression_config")
+        return value if isinstance(value, dict) else None
+
+    @property
+    def quantization_method(self) -> str | None:
+        """``quant_method`` (gptq, awq, bitsandbytes, fp8 …), or None for an unquantised base."""
+        if self.quantization is None:
+            return None
+        method = self.quantization.get("quant_method")
+        if isinstance(method, str):
+            return method
+        flags = ("load_in_4bit", "load_in_8bit")
+        return "bitsandbytes" if any(self.quantization.get(flag) for flag in flags) else "unknown"
+
+    @property
+    def needs_remote_code(self) -> bool:
+        """Whether the config points at code in the base's own repository."""
+        auto_map = self.raw.get("auto_map")
+        return isinstance(auto_map, dict) and bool(auto_map)
+
+    def number(self, *names: str) -> int | None:
+        """The first of the named fields that is a positive integer, looked up in the language model's part first."""
+        for part in (self.text, self.raw):
+            for name in names:
+                value = part.get(name)
+                if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                    return value
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseCheckpoint:
+    """Names, dtypes and shapes of the base's weights as its files have them; ``file`` of each is relative."""
+
+    tensors: Mapping[str, TensorInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module of the base model.
+
+    ``kind`` is ``linear``, ``conv1d`` (transformers' transposed linear layer), ``embedding``, ``conv1``, ``conv2``,
+    ``conv3``, ``attention`` (torch's MultiheadAttention), ``norm`` or ``other``. ``parameters`` are the shapes of its
+    own parameters as torch stores them, so a Linear's ``weight`` is (out_features, in_features).
+    """
+
+    kind: str
+    parameters: Mapping[str, Shape] = field(default_factory=dict)
+    class_name: str = ""
+    groups: int = 1
+
+    @property
+    def width(self) -> tuple[int, int] | None:
+        """(out_features, in_features) of a layer that PEFT can adapt: (dim, rows) of an embedding; None otherwise."""
+        weight = self.parameters.get("weight")
+        if weight is None or len(weight) < 2:
+            return None
+        if self.kind in ("conv1d", "embedding"):
+            return weight[1], weight[0]
+        return weight[0], weight[1] * (self.groups if self.kind.startswith("conv") else 1)
+
+
+@dataclass(frozen=True)
+class BaseModules:
+    """Every module of the base model by its dotted name, and where the names come from.
+
+    ``origin`` is ``skeleton`` (the model was built without weights), ``cache`` (a skeleton built before), ``checkpoint``
+    (derived from tensor names: modules without parameters are not in it) or ``memory`` (a model that was handed over).
+    ``output_embedding`` names the head that ``all-linear`` leaves out.
+    """
+
+    modules: Mapping[str, Module]
+    origin: Literal["skeleton", "cache", "checkpoint", "memory"]
+    class_name: str = ""
+    output_embedding: str | None = None
+    tied: bool = False
+
+    @cached_property
+    def layer_counts(self) -> dict[str, int]:
+        """Number of numbered children by the path of the list that holds them: ``model.layers`` → 32."""
+        counts: dict[str, int] = {}
+        for name in self.modules:
+            parent, _, last = name.rpartition(".")
+            if last.isdigit():
+                counts[parent] = max(counts.get(parent, 0), int(last) + 1)
+        return counts
+
+    def parameters(self) -> Iterator[tuple[str, Shape]]:
+        """Every parameter's dotted name and shape."""
+        for name, module in self.modules.items():
+            for parameter, shape in module.parameters.items():
+                yield (f"{name}.{parameter}" if name else parameter), shape
+
+
+# -------------------------------------------------------------------------------------- the environment, the load
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Versions of what the load needs, from package metadata: a package that is not installed is None."""
+
+    python: str
+    packages: Mapping[str, str | None] = field(default_factory=dict)
+
+    def version(self, package: str) -> str | None:
+        """The installed version, or None."""
+        return self.packages.get(package)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """PEFT (or transformers) raises: at which stage, and with what."""
+
+    stage: str
+    error: str
+    message: str
+
+    @property
+    def line(self) -> str:
+        """The exception as one line, shortened."""
+        first = " ".join(self.message.split())
+        return f"{self.error}: {first[:300]}{'…' if len(first) > 300 else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """A tensor whose place in the model has another shape."""
+
+    key: str
+    in_file: Shape
+    in_model: Shape
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where the adapter's tensors go on this base: the one comparison that the rules of the fit read.
+
+    ``places`` are the tensors that PEFT would save for this config on this base, by their names in a file. ``strays``
+    are tensors in the file that find no place, ``vacant`` are places that get no tensor, ``overwriting`` are tensors
+    that land on weights of the base itself. ``origin`` tells whether PEFT was asked (``measured``) or is foretold.
+    """
+
+    origin: Literal["measured", "predicted"]
+    places: Mapping[str, Shape] = field(default_factory=dict)
+    targeted: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+    vacant: tuple[str, ...] = ()
+    clashes: tuple[Clash, ...] = ()
+    overwriting: tuple[str, ...] = ()
+    converted: bool = False
+    refusal: Refusal | None = None
+
+    @cached_property
+    def stray_set(self) -> frozenset[str]:
+        """``strays``, for look-ups."""
+        return frozenset(self.strays)
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """A rewrite of module paths: ``old`` becomes ``new``, at the path's front only or wherever it stands.
+
+    ``count`` is the number of the adapter's module paths that exist in the base after it.
+    """
+
+    old: str
+    new: str
+    count: int
+    front: bool = False
+
+    def __str__(self) -> str:
+        if not self.old:
+            return f"`{self.new}.` added in front"
+        if not self.new:
+            return f"`{self.old}.` removed"
+        return f"`{self.old}.` → `{self.new}.`"
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A size of the model that the adapter's tensors tell, against the base's: hidden size, layers, vocabulary …
+
+    ``in_base`` is None where the base has nothing of the kind.
+    """
+
+    name: str
+    in_adapter: int
+    in_base: int | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both are the same."""
+        return self.in_adapter == self.in_base
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The adapter's tensors against the base's modules: why each tensor that finds no place finds none.
+
+    ``strays`` maps a reason to the tensors it holds for; each stray tensor is under exactly one reason: ``wrapper``,
+    ``double-prefix``, ``no-prefix``, ``adapter-name``, ``renamed``, ``fused``, ``experts``, ``layer``, ``switched-off``
+    (the base has the module, the config does not call for the tensor), ``absent`` or ``foreign`` (no adapter tensor).
+    ``vacant`` maps a reason to the places without tensor: ``covered`` (a stray tensor belongs there), ``half`` (its
+    pair is in the file), ``saved``, ``deeper`` (layers beyond the adapter's), ``gap`` (one layer or one kind of module
+    missing), ``missing``. ``clashes`` does the same for shapes: ``rank``, ``width``, ``rows``, ``layout``, ``empty``.
+    """
+
+    strays: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    vacant: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    clashes: Mapping[str, tuple[Clash, ...]] = field(default_factory=dict)
+    rename: Rename | None = None
+    dimensions: tuple[Dimension, ...] = ()
+    shared_modules: int = 0
+    adapter_modules: int = 0
+
+
+@dataclass(frozen=True)
+class LoadOutcome:
+    """What happened when the adapter was loaded onto the base, told tensor by tensor.
+
+    ``extent`` is ``skeleton`` or ``full``; ``died`` holds the reason when the child process ended without an answer.
+    """
+
+    extent: Literal["skeleton", "full"]
+    class_name: str = ""
+    in_file: int = 0
+    landed: int = 0
+    ignored: tuple[str, ...] = ()
+    left_at_init: tuple[str, ...] = ()
+    clashes: tuple[Clash, ...] = ()
+    overwritten: tuple[str, ...] = ()
+    refusal: Refusal | None = None
+    died: str = ""
+    warnings: tuple[str, ...] = ()
+    scaling: Mapping[str, float] = field(default_factory=dict)
+    changed_base: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """A forward pass with the adapter on and off: the largest differences of the outputs, and whether all is finite."""
+
+    difference: float = 0.0
+    finite: bool = True
+    finite_without: bool = True
+    refusal: Refusal | None = None
+
+
+Fact = TypeVar("Fact")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All facts of one examination, by their type."""
+
+    known: Mapping[type, object] = field(default_factory=dict)
+
+    def get(self, kind: type[Fact]) -> Fact | Missing:
+        """The fact of this type, or why it is missing."""
+        return cast("Fact | Missing", self.known.get(kind, Missing("it was not gathered")))
+
+    def adding(self, *facts: object) -> Facts:
+        """A copy with more facts, each under its own type."""
+        return Facts({**self.known, **{type(fact): fact for fact in facts}})
+
+    def lacking(self, why: Missing, *kinds: type) -> Facts:
+        """A copy in which the facts of these types are missing; what is known, or missing for a reason, stays so."""
+        return Facts({**{kind: why for kind in kinds}, **self.known})

@@ -1,0 +1,46 @@
+"""The words every part of the tool shares: how bad a defect is, and one sighting of it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Severity(enum.IntEnum):
+    """How much a defect matters, by consequence."""
+
+    NOTE = 1
+    """Worth knowing."""
+    WARNING = 2
+    """It works, but not as its author meant, or not for everyone."""
+    ERROR = 3
+    """It will not load, or it loads and some of it is not applied."""
+
+    @property
+    def label(self) -> str:
+        """The word used in reports: ``error``, ``warning`` or ``note``."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One sighting of a defect: it speaks for a whole class of tensors or fields, not for one of them.
+
+    ``message`` says what is there, then what was expected; ``fix`` is an imperative for this very case and stands in
+    for the general advice on the rule's page.
+    """
+
+    message: str
+    where: str | None = None
+    count: int = 1
+    examples: tuple[str, ...] = ()
+    fix: str | None = None
+
+
+class Undecided(Exception):
+    """Raised by a rule that has its facts and still cannot tell; it ends as unknown, with this reason."""
+
+
+def some(names: object, most: int = 3) -> tuple[str, ...]:
+    """The first few of ``names`` in their own order, as examples for a :class:`Hit`."""
+    return tuple(str(name) for name, _ in zip(names, range(most), strict=False))  # type: ignore[call-overload]

@@ -1,0 +1,322 @@
+"""List the tensors inside a ``torch.save`` file from its zip directory and pickle opcodes, without unpickling.
+
+A small stack machine follows the opcodes and builds inert values only: it never imports, never calls. What it does not
+know becomes an opaque mark. Which globals a pickle names is told apart by picklescan.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapter_doctor.facts import TensorInfo
+
+MAX_PICKLE = 50_000_000
+MAX_OPCODES = 5_000_000
+MAX_ENTRIES = 500_000
+
+_STORAGE = {
+    "FloatStorage": ("F32", 4), "DoubleStorage": ("F64", 8), "HalfStorage": ("F16", 2), "BFloat16Storage": ("BF16", 2),
+    "LongStorage": ("I64", 8), "IntStorage": ("I32", 4), "ShortStorage": ("I16", 2), "CharStorage": ("I8", 1),
+    "ByteStorage": ("U8", 1), "BoolStorage": ("BOOL", 1), "UntypedStorage": ("U8", 1),
+    "float8_e4m3fn": ("F8_E4M3", 1), "float8_e5m2": ("F8_E5M2", 1), "bfloat16": ("BF16", 2), "uint8": ("U8", 1),
+}  # fmt: skip
+
+_HARMLESS = frozenset(
+    {
+        ("collections", "OrderedDict"),
+        ("torch", "device"),
+        ("torch", "Size"),
+        ("torch.nn.parameter", "Parameter"),
+        ("torch.serialization", "_get_layout"),
+        ("torch._tensor", "_rebuild_from_type_v2"),
+        *(("torch._utils", name) for name in (
+            "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter",
+            "_rebuild_parameter_with_state", "_rebuild_meta_tensor_no_storage",
+        )),
+    }
+)  # fmt: skip
+"""Globals that ``torch.load(weights_only=True)`` allows and a state dict uses (torch/_weights_only_unpickler.py)."""
+
+
+class BadPickle(ValueError):
+    """Not a usable torch file. ``state`` is as in :class:`adapter_doctor.facts.FileState`."""
+
+    def __init__(self, state: str, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a torch file holds: the outermost value with tensors as :class:`TensorInfo`, and the globals it names."""
+
+    value: Any
+    globals: tuple[tuple[str, str], ...]
+    pickle: bytes
+
+    @property
+    def unexpected(self) -> tuple[str, ...]:
+        """Globals beyond what a state dict of tensors needs, as ``module.name``."""
+        return tuple(f"{module}.{name}" for module, name in self.globals if not _harmless(module, name))
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The tensors at the top level, by name; empty where the outermost value is not a dict."""
+        if not isinstance(self.value, dict):
+            return {}
+        return {key: one for key, one in self.value.items() if isinstance(key, str) and isinstance(one, TensorInfo)}
+
+
+def _harmless(module: str, name: str) -> bool:
+    return (module, name) in _HARMLESS or (module in ("torch", "torch.storage") and name in _STORAGE)
+
+
+def read_listing(file: io.BufferedIOBase | io.RawIOBase, size: int, name: str = "") -> Listing:
+    """The listing of an open torch file of ``size`` bytes, whether zip (torch ≥ 1.6) or the older plain pickles.
+
+    Raises:
+        BadPickle: a pointer or web page, a damaged zip, too large, or no pickle at all.
+    """
+    first = file.read(64)
+    file.seek(0)
+    if size == 0:
+        raise BadPickle("empty", "the file is empty")
+    if first.startswith(b"version https://git-lfs"):
+        raise BadPickle("pointer", "it is a Git LFS pointer, not the weights")
+    if first.lstrip().lower().startswith((b"<!doc", b"<html", b"<?xml")):
+        raise BadPickle("html", "it is a web page, not the weights")
+    if first.startswith(b"PK\x03\x04"):
+        return _from_zip(file, name)
+    return _from_plain(file, size)
+
+
+def _from_zip(file: Any, name: str) -> Listing:
+    try:
+        archive = zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, OSError, ValueError):
+        raise BadPickle("truncated", "the zip directory at its end is missing or damaged") from None
+    entries = archive.infolist()
+    if len(entries) > MAX_ENTRIES:
+        raise BadPickle("unreadable", f"the zip holds {len(entries):,} entries")
+    inner = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+    if not inner:
+        raise BadPickle("unreadable", "the zip holds no data.pkl, so torch.save did not write it")
+    if inner[0].file_size > MAX_PICKLE:
+        raise BadPickle("too-large", f"its pickle takes {inner[0].file_size:,} bytes")
+    try:
+        pickle = archive.read(inner[0])
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise BadPickle("truncated", f"data.pkl cannot be read: {error}") from None
+    folder = inner[0].filename.removesuffix("data.pkl")
+    starts = {entry.filename: _data_start(file, entry) for entry in entries}
+    value, names, _ = _Machine(pickle, name, folder, starts).run()
+    return Listing(value, names, pickle)
+
+
+def _data_start(file: Any, entry: zipfile.ZipInfo) -> int:
+    """Where an entry's bytes begin: behind its local header, whose two lengths may differ from the directory's."""
+    file.seek(entry.header_offset + 26)
+    lengths = file.read(4)
+    if len(lengths) < 4:
+        raise BadPickle("truncated", f"the entry {entry.filename[:80]!r} lies beyond the end of the file")
+    name_length, extra_length = struct.unpack("<HH", lengths)
+    return int(entry.header_offset + 30 + name_length + extra_length)
+
+
+def _from_plain(file: Any, size: int) -> Listing:
+    """Before torch 1.6: magic number, protocol, system, the value, storage keys: a pickle each. Or one bare pickle."""
+    data = file.read(min(size, MAX_PICKLE))
+    position, values, names, pickles = 0, [], [], []
+    while position < len(data) and len(values) < 4:
+        try:
+            value, found, used = _Machine(data[position:], "", "", {}).run()
+        except BadPickle:
+            if not values:
+                raise
+            break
+        values.append(value)
+        names.extend(found)
+        pickles.append(data[position : position + used])
+        position += used
+        if len(values) == 1 and value != 0x1950A86A20F9469CFC6C:  # torch's magic number
+            break
+    return Listing(values[-1], tuple(dict.fromkeys(names)), b"".join(pickles))
+
+
+@dataclass
+class _Machine:
+    """Follows one pickle's opcodes; tensors become TensorInfo, every other call an opaque mark."""
+
+    pickle: bytes
+    file: str
+    folder: str
+    starts: Mapping[str, int]
+    stack: list[Any] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
+    names: dict[tuple[str, str], None] = field(default_factory=dict)
+
+    def run(self) -> tuple[Any, tuple[tuple[str, str], ...], int]:
+        """The value, the globals named, and how many bytes the pickle took."""
+        count = 0
+        try:
+            for opcode, argument, position in pickletools.genops(self.pickle):
+                count += 1
+                if count > MAX_OPCODES:
+                    raise BadPickle("too-large", f"its pickle has more than {MAX_OPCODES:,} opcodes")
+                if opcode.name == "STOP":
+                    return (self.stack.pop() if self.stack else None), tuple(self.names), (position or 0) + 1
+                self._step(opcode.name, argument)
+        except BadPickle:
+            raise
+        except Exception as error:  # pickletools and a broken stack raise many kinds; none says more than "broken"
+            raise BadPickle("unreadable", f"it is neither a zip nor a readable pickle ({str(error)[:80]})") from None
+        raise BadPickle("truncated", "its pickle ends in the middle")
+
+    def _step(self, op: str, argument: Any) -> None:
+        stack = self.stack
+        if op in ("MARK",):
+            stack.append(_MARK)
+        elif op in ("EMPTY_DICT",):
+            stack.append({})
+        elif op in ("EMPTY_LIST", "EMPTY_SET"):
+            stack.append([])
+        elif op == "EMPTY_TUPLE":
+            stack.append(())
+        elif op in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            number = int(op[-1])
+            stack[-number:] = [tuple(stack[-number:])]
+        elif op in ("TUPLE", "LIST", "FROZENSET"):
+            items = self._to_mark()
+            stack.append(items if op == "LIST" else tuple(items))
+        elif op == "DICT":
+            items = self._to_mark()
+            stack.append(dict(zip(items[::2], items[1::2], strict=False)))
+        elif op == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            self._set(key, value)
+        elif op == "SETITEMS":
+            items = self._to_mark()
+            for key, value in zip(items[::2], items[1::2], strict=False):
+                self._set(key, value)
+        elif op in ("APPEND",):
+            value = stack.pop()
+            if isinstance(stack[-1], list):
+                stack[-1].append(value)
+        elif op in ("APPENDS", "ADDITEMS"):
+            items = self._to_mark()
+            if isinstance(stack[-1], list):
+                stack[-1].extend(items)
+        elif op in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self.memo[int(argument)] = stack[-1]
+        elif op == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif op in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(self.memo[int(argument)])
+        elif op in ("GLOBAL", "INST"):
+            module, _, name = argument.partition(" ")
+            if op == "INST":
+                self._to_mark()
+            stack.append(self._global(module, name))
+        elif op == "STACK_GLOBAL":
+            name, module = stack.pop(), stack.pop()
+            stack.append(self._global(str(module), str(name)))
+        elif op in ("REDUCE", "NEWOBJ"):
+            arguments, function = stack.pop(), stack.pop()
+            stack.append(self._call(function, arguments))
+        elif op == "NEWOBJ_EX":
+            stack[-3:] = [_Opaque("object")]
+        elif op == "OBJ":
+            self._to_mark()
+            stack.append(_Opaque("object"))
+        elif op == "BUILD":
+            stack.pop()
+        elif op == "BINPERSID":
+            stack.append(_Storage.from_id(stack.pop()))
+        elif op == "PERSID":
+            stack.append(_Opaque(argument))
+        elif op == "POP":
+            stack.pop()
+        elif op == "POP_MARK":
+            self._to_mark()
+        elif op == "DUP":
+            stack.append(stack[-1])
+        elif op in ("PROTO", "FRAME", "READONLY_BUFFER"):
+            pass
+        elif op in ("NEWTRUE", "NEWFALSE"):
+            stack.append(op == "NEWTRUE")
+        elif op == "NONE":
+            stack.append(None)
+        elif op in ("EXT1", "EXT2", "EXT4"):
+            stack.append(self._global("copyreg", f"extension {argument}"))
+        else:  # numbers, strings and bytes carry their value as the argument
+            stack.append(argument)
+
+    def _to_mark(self) -> list[Any]:
+        at = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
+        items = self.stack[at + 1 :]
+        del self.stack[at:]
+        return items
+
+    def _set(self, key: Any, value: Any) -> None:
+        target = self.stack[-1]
+        if isinstance(target, dict) and isinstance(key, (str, int, bytes, float, tuple)):
+            target[key] = value
+
+    def _global(self, module: str, name: str) -> _Opaque:
+        self.names[module, name] = None
+        return _Opaque(f"{module}.{name}")
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        called = function.name if isinstance(function, _Opaque) else ""
+        if called == "collections.OrderedDict":
+            pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
+            return {pair[0]: pair[1] for pair in pairs if isinstance(pair, (tuple, list)) and len(pair) == 2}
+        if called.startswith("torch._utils._rebuild_tensor") and len(arguments) >= 3:
+            return self._tensor(*arguments[:3])
+        if called.startswith("torch._utils._rebuild_parameter") and arguments:
+            return arguments[0]
+        if called == "torch._tensor._rebuild_from_type_v2" and len(arguments) >= 3:
+            return self._call(arguments[0], arguments[2])
+        return _Opaque(called or "call")
+
+    def _tensor(self, storage: Any, offset: Any, shape: Any) -> Any:
+        if not isinstance(storage, _Storage) or not isinstance(offset, int) or not isinstance(shape, tuple):
+            return _Opaque("tensor")
+        if any(type(size) is not int or size < 0 for size in shape):
+            return _Opaque("tensor")
+        dtype, width = _STORAGE.get(storage.kind, ("", 0))
+        info = TensorInfo(dtype or storage.kind, shape)
+        start = self.starts.get(f"{self.folder}data/{storage.key}", 0)
+        begin = start + offset * width if start else 0
+        return TensorInfo(info.dtype, shape, begin, begin + info.count * width if begin else 0, self.file)
+
+
+class _Opaque:
+    """Something the pickle would build that is no tensor."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: object) -> None:
+        self.name = str(name)
+
+
+_MARK = _Opaque("mark")
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """torch's persistent id of a storage: ("storage", type, key, device, number of elements)."""
+
+    kind: str
+    key: str
+
+    @classmethod
+    def from_id(cls, value: Any) -> _Storage | _Opaque:
+        if isinstance(value, tuple) and len(value) >= 3 and value[0] == "storage" and isinstance(value[1], _Opaque):
+            return cls(value[1].name.rpartition(".")[2], str(value[2]))
+        return _Opaque("persistent")

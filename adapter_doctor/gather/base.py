@@ -1,0 +1,94 @@
+"""Gather the facts of a base model: its folder, config, and the names and shapes in its weight files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from adapter_doctor.facts import BaseCheckpoint, BaseConfig, BaseFolder, Facts, Missing, TensorInfo
+from adapter_doctor.formats import bounded_json, safetensors_header
+from adapter_doctor.sources import Source, Unreachable
+
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_SHARDS = 2_000
+MAX_INDEX_BYTES = 100_000_000
+_SHARD = re.compile(r"^[\w.-]+\.safetensors$")
+
+
+def gather_base(source: Source, facts: Facts, *, given: bool = True) -> Facts:
+    """``facts`` with what the base's files tell; ``given`` is False where the adapter's config named the base."""
+    try:
+        files = source.files()
+    except Unreachable as trouble:
+        if trouble.temporary:
+            return facts.lacking(Missing(trouble.why), BaseFolder, BaseConfig, BaseCheckpoint)
+        facts = facts.adding(BaseFolder(source.reference, False, trouble.why, trouble.reason, given))
+        return facts.lacking(Missing(f"the base could not be read: {trouble.why}"), BaseConfig, BaseCheckpoint)
+    nested = _adapter_base(source) if ADAPTER_CONFIG in files else None
+    facts = facts.adding(BaseFolder(source.reference, True, "", "", given, nested, source.revision, files))
+    return _gather_checkpoint(source, _gather_config(source, facts))
+
+
+def _adapter_base(source: Source) -> str:
+    """The base that an adapter's config in this folder names; empty where it cannot be read."""
+    try:
+        raw = bounded_json.parse_object(source.read(ADAPTER_CONFIG, 0, bounded_json.MAX_BYTES + 1))
+    except (bounded_json.BadJson, Unreachable):
+        return ""
+    name = raw.get("base_model_name_or_path")
+    return name if isinstance(name, str) else ""
+
+
+def _gather_config(source: Source, facts: Facts) -> Facts:
+    try:
+        raw = bounded_json.parse_object(source.read(CONFIG, 0, bounded_json.MAX_BYTES + 1))
+    except bounded_json.BadJson as trouble:
+        return facts.lacking(Missing(f"the base's {CONFIG} {trouble}"), BaseConfig)
+    except Unreachable as trouble:
+        return facts.lacking(Missing(f"the base's {CONFIG} cannot be read: {trouble.why}"), BaseConfig)
+    return facts.adding(BaseConfig(raw))
+
+
+def _gather_checkpoint(source: Source, facts: Facts) -> Facts:
+    try:
+        tensors = _tensors(source, source.files())
+    except Unreachable as trouble:
+        return facts.lacking(Missing(f"the base's weights: {trouble.why}"), BaseCheckpoint)
+    except (safetensors_header.BadHeader, bounded_json.BadJson) as trouble:
+        return facts.lacking(Missing(f"the base's weights: {trouble}"), BaseCheckpoint)
+    return facts.adding(BaseCheckpoint(tensors))
+
+
+def _tensors(source: Source, files: Mapping[str, int]) -> dict[str, TensorInfo]:
+    if WEIGHTS in files:
+        return dict(read_header(source, WEIGHTS, files[WEIGHTS]).tensors)
+    if INDEX not in files:
+        others = [name for name in files if name.endswith((".bin", ".pt", ".gguf", ".h5", ".msgpack"))]
+        raise Unreachable(f"only {others[0]} is there" if others else "there are none beside the config")
+    index = bounded_json.parse_object(source.read(INDEX, 0, MAX_INDEX_BYTES + 1), MAX_INDEX_BYTES)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise Unreachable(f"{INDEX} has no weight_map")
+    shards = sorted({shard for shard in weight_map.values() if isinstance(shard, str)})
+    if len(shards) > MAX_SHARDS:
+        raise Unreachable(f"{INDEX} names {len(shards):,} shards")
+    found: dict[str, TensorInfo] = {}
+    for shard in shards:
+        if not _SHARD.match(shard) or shard not in files:
+            raise Unreachable(f"the shard {shard[:100]!r} that {INDEX} names is not there")
+        found.update(read_header(source, shard, files[shard]).tensors)
+    return found
+
+
+def read_header(source: Source, name: str, size: int) -> safetensors_header.Header:
+    """The header of one safetensors file.
+
+    Raises:
+        Unreachable: the file cannot be read.
+        BadHeader: it is no usable safetensors file.
+    """
+    length = safetensors_header.header_length(source.read(name, 0, 64), size)
+    return safetensors_header.parse_header(source.read(name, 8, length), size, name)

@@ -1,0 +1,143 @@
+"""Gather what the values of tensors tell: NaN, infinity, all zero, read from a memory map in chunks."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapter_doctor.facts import AdapterTensors, BaseCheckpoint, BaseCopies, TensorInfo, TensorValues, ValueSummary
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CHUNK = 1 << 20
+"""Bytes looked at in one go: what a core's cache holds, so that memory does not grow with the file."""
+
+# dtype: unsigned integer of the same width, mask without the sign bit, smallest pattern that is not finite, and
+# smallest that is NaN. With the sign masked off, IEEE patterns order as their magnitudes do, so one integer maximum
+# answers "all zero?" and "all finite?" at once. float8_e4m3fn has no infinity and one NaN.
+_PATTERNS: Mapping[str, tuple[str, int, int, int]] = {
+    "F64": ("u8", 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000, 0x7FF0_0000_0000_0001),
+    "F32": ("u4", 0x7FFF_FFFF, 0x7F80_0000, 0x7F80_0001),
+    "F16": ("u2", 0x7FFF, 0x7C00, 0x7C01),
+    "BF16": ("u2", 0x7FFF, 0x7F80, 0x7F81),
+    "F8_E5M2": ("u1", 0x7F, 0x7C, 0x7D),
+    "F8_E4M3": ("u1", 0x7F, 0x7F, 0x7F),
+}
+_WIDTH = {
+    "I64": "u8",
+    "U64": "u8",
+    "I32": "u4",
+    "U32": "u4",
+    "I16": "u2",
+    "U16": "u2",
+    "I8": "u1",
+    "U8": "u1",
+    "BOOL": "u1",
+}
+
+
+def gather_values(path: Path, tensors: AdapterTensors) -> TensorValues:
+    """Summaries of every tensor in ``path``; a tensor whose byte range is not known or not there is left out.
+
+    Raises:
+        OSError: the file cannot be mapped.
+    """
+    if path.stat().st_size == 0:
+        return TensorValues({})
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        found = {}
+        # In the order of the file, and each page dropped once read, so that the map holds no more than a chunk.
+        for name, info in sorted(tensors.tensors.items(), key=lambda item: item[1].start):
+            if 0 < info.start <= info.end <= len(view):
+                found[name] = _summary(view, info)
+        return TensorValues(found)
+
+
+def _summary(view: mmap.mmap, info: TensorInfo) -> ValueSummary:
+    import numpy as np
+
+    width, mask, first_odd, first_nan = _PATTERNS.get(info.dtype, (_WIDTH.get(info.dtype, "u1"), -1, -1, -1))
+    kind = np.dtype("<" + width)
+    peak = nan = infinite = 0
+    ones = info.dtype in _ONES
+    for start in range(info.start, info.end, CHUNK):
+        count = (min(start + CHUNK, info.end) - start) // kind.itemsize
+        bits: np.ndarray[Any, Any] = np.frombuffer(view, kind, count, start)
+        if ones:
+            ones = bool((bits == _ONES[info.dtype]).all())
+        if mask != -1:
+            bits = bits & kind.type(mask)
+        top = int(bits.max(initial=0))
+        if mask != -1 and top >= first_odd:
+            odd = bits[bits >= first_odd]
+            nans = int((odd >= first_nan).sum())
+            nan += nans
+            infinite += len(odd) - nans
+            bits = bits[bits < first_odd]
+            top = int(bits.max(initial=0))
+        peak = max(peak, top)
+        del bits
+        _release(view, start)
+    return ValueSummary(_magnitude(peak, info.dtype), nan, infinite, ones and info.count > 0)
+
+
+_ONES = {"F64": 0x3FF0_0000_0000_0000, "F32": 0x3F80_0000, "F16": 0x3C00, "BF16": 0x3F80}
+
+
+def _release(view: mmap.mmap, start: int) -> None:
+    """Let the system take back the pages of a chunk that has been read; without it a mapped file counts as memory."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        page = start - start % mmap.PAGESIZE
+        view.madvise(mmap.MADV_DONTNEED, page, min(CHUNK, len(view) - page))
+
+
+def _magnitude(pattern: int, dtype: str) -> float:
+    """The value that a bit pattern without its sign stands for."""
+    import numpy as np
+
+    if dtype in ("F64", "F32", "F16"):
+        kind = {"F64": ("<u8", "<f8"), "F32": ("<u4", "<f4"), "F16": ("<u2", "<f2")}[dtype]
+        return float(np.array([pattern], kind[0]).view(kind[1])[0])
+    if dtype == "BF16":
+        return float(np.array([pattern << 16], "<u4").view("<f4")[0])
+    if dtype == "F8_E5M2":
+        return float(np.array([pattern << 8], "<u2").view("<f2")[0])
+    if dtype == "F8_E4M3":
+        exponent, mantissa = pattern >> 3, pattern & 7
+        return (mantissa / 8) * 2.0**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+    return float(pattern)
+
+
+def compare_with_base(
+    adapter: Path, copies: Mapping[str, TensorInfo], base: Path, checkpoint: BaseCheckpoint, names: Mapping[str, str]
+) -> BaseCopies:
+    """Which of the adapter's ``copies`` equal the base tensors that ``names`` maps them to, byte for byte."""
+    same, different, unread = set(), set(), set()
+    for key, info in copies.items():
+        other = checkpoint.tensors.get(names.get(key, ""))
+        if other is None or other.dtype != info.dtype or other.shape != info.shape:
+            unread.add(key)
+            continue
+        try:
+            equal = _equal(adapter, info, base / other.file, other)
+        except OSError:
+            unread.add(key)
+        else:
+            (same if equal else different).add(key)
+    return BaseCopies(frozenset(same), frozenset(different), frozenset(unread))
+
+
+def _equal(one: Path, first: TensorInfo, two: Path, second: TensorInfo) -> bool:
+    with one.open("rb") as left, two.open("rb") as right:
+        left.seek(first.start)
+        right.seek(second.start)
+        remaining = first.end - first.start
+        while remaining > 0:
+            size = min(CHUNK, remaining)
+            if left.read(size) != right.read(size):
+                return False
+            remaining -= size
+    return True

@@ -1,0 +1,743 @@
+"""Load an adapter onto a base and tell, tensor by tensor, what became of it.
+
+This file runs in a process of its own, maybe with another environment's interpreter, which needs nothing of this
+package installed: only the standard library besides torch, transformers and peft, and Python 3.9 or newer. It reads
+requests as JSON lines from its standard input and answers each with one JSON line on its standard output.
+
+How the truth is found. `PeftModel.from_pretrained` gives no load result, so three functions are listened to while it
+runs: `set_peft_model_state_dict` (the model is injected, the file is read, nothing is assigned yet: the moment to list
+the places), transformers' weight conversion (which file tensors went into which new ones), and
+`Module.load_state_dict` (which names were assigned, which were not). Nothing is concluded from warnings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import re
+import warnings
+
+NEEDS_BASE_VALUES = ("ADAMSS", "FROD", "SHIRA")
+LISTED = 20000
+
+TASK_MAPPINGS = {
+    "CAUSAL_LM": ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+                  "MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"),
+    "SEQ_2_SEQ_LM": ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+                     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"),
+    "SEQ_CLS": ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+                "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES"),
+    "TOKEN_CLS": ("MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",),
+    "QUESTION_ANS": ("MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",),
+    "FEATURE_EXTRACTION": ("MODEL_MAPPING_NAMES",),
+}  # fmt: skip
+
+
+class Refused(Exception):
+    """The libraries raised; where, and what."""
+
+    def __init__(self, stage, error):
+        super().__init__(str(error))
+        self.answer = {"stage": stage, "error": type(error).__name__, "message": str(error)[:4000]}
+
+
+# ------------------------------------------------------------------------------------------------------- the base
+
+
+def base_config(request):
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            request["base"], trust_remote_code=bool(request.get("trust_remote_code")), **request.get("hub", {})
+        )
+    except Exception as error:
+        raise Refused("base config", error)
+    labels = request.get("labels")
+    if labels and labels != getattr(config, "num_labels", None):
+        with contextlib.suppress(Exception):
+            config.num_labels = labels
+    return config
+
+
+def transformers_class(name):
+    import transformers
+
+    try:
+        found = getattr(transformers, name, None)
+    except Exception:
+        return None
+    return found if isinstance(found, type) and hasattr(found, "_from_config") else None
+
+
+def candidate_classes(config, request):
+    """Classes that the base may have been loaded as, the likeliest first. Each is named once."""
+    from transformers.models.auto import modeling_auto
+
+    if request.get("model_class"):
+        cls = transformers_class(request["model_class"])
+        if cls is None:
+            raise Refused("base class", ValueError("transformers has no model class " + repr(request["model_class"])))
+        return [cls]
+    names = []
+    mapping = request.get("auto_mapping") or {}
+    if isinstance(mapping, dict) and str(mapping.get("parent_library", "")).startswith("transformers"):
+        names.append(mapping.get("base_model_class"))
+    architectures = [one for one in (getattr(config, "architectures", None) or []) if isinstance(one, str)]
+    for table in TASK_MAPPINGS.get(request.get("task_type") or "", ()):
+        entry = getattr(modeling_auto, table, {}).get(config.model_type)
+        names.extend(entry if isinstance(entry, (tuple, list)) else [entry])
+    if request.get("task_type") in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        # A checkpoint saved from a class that generates is loaded as that class, vision-language ones above all.
+        able = [name for name in architectures if generates(transformers_class(name))]
+        names = names[:1] + able + names[1:] if names and names[0] in architectures else able + names
+    elif not names or not request.get("task_type"):
+        names = names + architectures
+    names += architectures
+    entry = getattr(modeling_auto, "MODEL_MAPPING_NAMES", {}).get(config.model_type)
+    names.extend(entry if isinstance(entry, (tuple, list)) else [entry])
+    found = []
+    for name in names:
+        cls = transformers_class(name) if isinstance(name, str) else None
+        fits = cls is not None and (getattr(cls, "config_class", None) is None or isinstance(config, cls.config_class))
+        if fits and cls not in found:
+            found.append(cls)
+    return found
+
+
+def generates(cls):
+    if cls is None:
+        return False
+    try:
+        return bool(cls.can_generate())
+    except Exception:
+        return False
+
+
+def skeleton(cls, config):
+    """The model without weights: every parameter and buffer on torch's meta device."""
+    import copy
+
+    import torch
+
+    config = copy.deepcopy(config)
+    for part in (config, getattr(config, "text_config", None)):
+        # Quantised layers need their package; the shapes that matter are those of the layers they stand for.
+        if part is not None and getattr(part, "quantization_config", None) is not None:
+            with contextlib.suppress(AttributeError):
+                del part.quantization_config
+    try:
+        with torch.device("meta"):
+            return cls._from_config(config)
+    except Exception as first:
+        try:
+            with torch.device("meta"):
+                return cls._from_config(config, attn_implementation="eager")
+        except Exception:
+            raise Refused("base model", first)
+
+
+def choose_skeleton(request, config):
+    """The skeleton of the candidate class on which most of the adapter's modules exist; the first one at a tie."""
+    classes = candidate_classes(config, request)
+    if not classes:
+        raise Refused(
+            "base class",
+            ValueError(
+                "transformers has no model class for model_type %r and task %r; its architectures are %r"
+                % (config.model_type, request.get("task_type"), getattr(config, "architectures", None))
+            ),
+        )
+    paths = {key for key in request.get("paths", [])}
+    best, best_score, trouble = None, (-1, 0), None
+    for number, cls in enumerate(classes[:4]):
+        try:
+            model = skeleton(cls, config)
+        except Refused as error:
+            trouble = trouble or error
+            continue
+        names = {name for name, _ in model.named_modules()} if paths else set()
+        score = (sum(1 for path in paths if path in names), -number)
+        if score > best_score:
+            best, best_score = model, score
+        if score[0] == len(paths):
+            break
+    if best is None:
+        raise trouble
+    return best
+
+
+def stand_in(shapes):
+    """A model made of nothing but the checkpoint's names and shapes, for a base whose code must not be run."""
+    import torch
+
+    class StandIn(torch.nn.Module):
+        pass
+
+    root = StandIn()
+    with torch.device("meta"):
+        for module_name, (kind, parameters) in sorted(shapes.items()):
+            parts = module_name.split(".") if module_name else []
+            parent = root
+            for part in parts[:-1]:
+                if part not in parent._modules:
+                    parent.add_module(part, StandIn())
+                parent = parent._modules[part]
+            weight = parameters.get("weight")
+            if kind == "linear" and weight is not None and len(weight) == 2:
+                made = torch.nn.Linear(weight[1], weight[0], bias="bias" in parameters)
+            elif kind == "embedding" and weight is not None and len(weight) == 2:
+                made = torch.nn.Embedding(weight[0], weight[1])
+            else:
+                made = StandIn()
+                for name, shape in parameters.items():
+                    made.register_parameter(name, torch.nn.Parameter(torch.empty(shape)))
+            if parts:
+                parent.add_module(parts[-1], made)
+    return root
+
+
+def full_base(request, config):
+
+    classes = candidate_classes(config, request)
+    if not classes:
+        raise Refused("base class", ValueError("transformers has no model class for this base and task"))
+    best = choose_skeleton(request, config)
+    cls = type(best)
+    del best
+    try:
+        model = cls.from_pretrained(request["base"], config=config, **request.get("hub", {}))
+    except Exception as error:
+        raise Refused("base weights", error)
+    return model.eval()
+
+
+def as_meta(model):
+    """A copy of a model in memory with every tensor on the meta device: its structure without its weights."""
+    import copy
+
+    import torch
+
+    memo = {}
+    for parameter in model.parameters():
+        with contextlib.suppress(Exception):
+            memo[id(parameter)] = torch.nn.Parameter(
+                torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
+            )
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def kind_of(module):
+    import torch
+
+    name = type(module).__name__
+    if name == "Conv1D":
+        return "conv1d"
+    for kind, cls in (
+        ("linear", torch.nn.Linear),
+        ("embedding", torch.nn.Embedding),
+        ("conv1", torch.nn.Conv1d),
+        ("conv2", torch.nn.Conv2d),
+        ("conv3", torch.nn.Conv3d),
+        ("attention", torch.nn.MultiheadAttention),
+    ):
+        if isinstance(module, cls):
+            return kind
+    if "norm" in name.lower():
+        return "norm"
+    return "other"
+
+
+def module_tree(model):
+    """name: [kind, class name, {parameter: shape}, groups]"""
+    tree = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = {key: list(one.shape) for key, one in module._parameters.items() if one is not None}
+        tree[name] = [kind_of(module), type(module).__name__, own, getattr(module, "groups", 1) or 1]
+    head = None
+    with contextlib.suppress(Exception):
+        output = model.get_output_embeddings()
+        head = next((name for name, module in model.named_modules() if module is output), None)
+    tied = False
+    with contextlib.suppress(Exception):
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return {"modules": tree, "class_name": type(model).__name__, "output_embedding": head, "tied": bool(tied)}
+
+
+# ------------------------------------------------------------------------------------------------------- the load
+
+
+class Listener:
+    """What was seen while PEFT loaded."""
+
+    def __init__(self):
+        self.model = None
+        self.adapter_name = "default"
+        self.file = {}  # file key: tensor
+        self.places = {}  # file key: (model key or None, shape)
+        self.assigned = []  # (is the whole PeftModel, {model key: tensor}, unexpected keys)
+        self.origins = {}  # id of a converted tensor's name in file form: set of file keys
+        self.converted = False
+        self.targeted = []
+        self.before = {}
+
+
+def list_places(model, adapter_name):
+    """What PEFT would save now: file key: (model key, shape). The model key is found by the tensor's identity."""
+    from peft.utils import get_peft_model_state_dict
+
+    state = dict(model.state_dict())
+    by_id = {id(value): key for key, value in state.items()}
+    saved = get_peft_model_state_dict(model, state_dict=state, adapter_name=adapter_name, save_embedding_layers=False)
+    return {key: (by_id.get(id(value)), list(value.shape)) for key, value in saved.items()}
+
+
+@contextlib.contextmanager
+def listening(seen, header=None):
+    """Listen to PEFT's loading. With ``header`` ({key: [dtype, shape]}) tensors are made on meta instead of read."""
+    import peft.peft_model as peft_model
+    import torch
+
+    original_set = peft_model.set_peft_model_state_dict
+    original_load = torch.nn.Module.load_state_dict
+    original_weights = peft_model.load_peft_weights
+    conversion = None
+    with contextlib.suppress(Exception):
+        import peft.utils.transformers_weight_conversion as conversion
+    original_convert = getattr(conversion, "convert_peft_adapter_state_dict_for_transformers", None)
+
+    def set_state(model, state, *args, **kwargs):
+        if seen.model is None or kwargs.get("adapter_name", seen.adapter_name) == seen.adapter_name:
+            seen.model = model
+            seen.file = dict(state)
+            seen.assigned = []
+            seen.targeted = list(getattr(model.base_model, "targeted_module_names", []) or [])
+            seen.before = {key: list(value.shape) for key, value in model.state_dict().items()}
+            seen.places = list_places(model, seen.adapter_name)
+        return original_set(model, state, *args, **kwargs)
+
+    def load_state(module, state, *args, **kwargs):
+        entry = [module is seen.model, dict(state), None]
+        seen.assigned.append(entry)
+        result = original_load(module, state, *args, **kwargs)
+        entry[2] = set(result.unexpected_keys)
+        return result
+
+    def convert(model, peft_config, adapter_state_dict, adapter_name="default"):
+        out = original_convert(model, peft_config, adapter_state_dict, adapter_name)
+        if set(out) != set(adapter_state_dict) or any(out[k] is not adapter_state_dict[k] for k in out):
+            seen.converted = True
+            seen.origins = trace(original_convert, model, peft_config, adapter_state_dict, adapter_name)
+        return out
+
+    def read_weights(*args, **kwargs):
+        dtypes = {
+            "F32": torch.float32,
+            "F16": torch.float16,
+            "BF16": torch.bfloat16,
+            "F64": torch.float64,
+            "I32": torch.int32,
+            "I64": torch.int64,
+            "U8": torch.uint8,
+            "I8": torch.int8,
+            "BOOL": torch.bool,
+        }
+        return {
+            key: torch.empty(shape, dtype=dtypes.get(dtype, torch.float32), device="meta")
+            for key, (dtype, shape) in header.items()
+        }
+
+    peft_model.set_peft_model_state_dict = set_state
+    torch.nn.Module.load_state_dict = load_state
+    if original_convert is not None:
+        conversion.convert_peft_adapter_state_dict_for_transformers = convert
+    if header is not None:
+        peft_model.load_peft_weights = read_weights
+    try:
+        yield
+    finally:
+        peft_model.set_peft_model_state_dict = original_set
+        torch.nn.Module.load_state_dict = original_load
+        peft_model.load_peft_weights = original_weights
+        if original_convert is not None:
+            conversion.convert_peft_adapter_state_dict_for_transformers = original_convert
+
+
+def trace(convert, model, peft_config, state, adapter_name):
+    """{converted key: file keys that went into it}, by running the conversion on tensors that remember where from."""
+    import torch
+
+    class Traced(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            found = set()
+
+            def collect(value):
+                if isinstance(value, Traced):
+                    found.update(getattr(value, "origins", ()))
+                elif isinstance(value, (list, tuple)):
+                    for one in value:
+                        collect(one)
+
+            collect(args)
+            collect(list((kwargs or {}).values()))
+            with torch._C.DisableTorchFunctionSubclass():
+                result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                result = result.as_subclass(cls)
+                result.origins = found
+            return result
+
+    marked = {}
+    for key, value in state.items():
+        one = torch.empty(value.shape, dtype=value.dtype, device="meta").as_subclass(Traced)
+        one.origins = {key}
+        marked[key] = one
+    return {
+        key: set(getattr(value, "origins", {key}))
+        for key, value in convert(model, peft_config, marked, adapter_name).items()
+    }
+
+
+def load_adapter(model, request, seen, extent):
+    """PeftModel.from_pretrained on the base, listened to. Raises Refused with the stage that raised."""
+    from inspect import signature
+
+    import peft
+
+    options = {"adapter_name": seen.adapter_name, "is_trainable": False}
+    if extent == "skeleton" and "low_cpu_mem_usage" in signature(peft.PeftModel.from_pretrained).parameters:
+        options["low_cpu_mem_usage"] = request.get("peft_type") != "SHADOW"
+    options["torch_device"] = "cpu"
+    header = request.get("header")
+    try:
+        with listening(seen, header):
+            return peft.PeftModel.from_pretrained(model, request["adapter"], **options)
+    except Exception as error:
+        stage = "inject" if seen.model is None else "assign"
+        raise Refused(stage, error)
+
+
+def sort_out(seen):
+    """What became of each tensor in the file and of each place in the model."""
+    file_id = {id(tensor): key for key, tensor in seen.file.items()}
+    landed, overwritten = set(), set()
+    covered, clashes = set(), []
+    place_of = {model_key: key for key, (model_key, _) in seen.places.items() if model_key}
+    known_fate = set()
+    for whole, state, unexpected in seen.assigned:
+        for model_key, tensor in state.items():
+            origin = {file_id[id(tensor)]} if id(tensor) in file_id else None
+            if origin is None:
+                name = place_of.get(model_key) or file_form(model_key, seen.adapter_name)
+                origin = seen.origins.get(name) or ({name} if name in seen.file else set())
+            if whole and model_key not in seen.before:
+                known_fate |= origin
+                continue
+            if unexpected is not None and model_key in unexpected:
+                known_fate |= origin
+                continue
+            shape = seen.before.get(model_key) if whole else None
+            if shape is not None and list(tensor.shape) != shape:
+                clashes.append([min(origin, default=model_key), list(tensor.shape), shape])
+                known_fate |= origin
+                if model_key in place_of:
+                    covered.add(place_of[model_key])
+                continue
+            landed |= origin
+            if not whole:
+                continue
+            if model_key in place_of:
+                covered.add(place_of[model_key])
+            elif not is_adapter_key(model_key, seen.adapter_name):
+                overwritten |= origin
+    if not seen.assigned:  # PEFT raised before it assigned anything: compare by name
+        for key, tensor in seen.file.items():
+            place = seen.places.get(key)
+            if place is not None:
+                covered.add(key)
+                if list(tensor.shape) != place[1]:
+                    clashes.append([key, list(tensor.shape), place[1]])
+                else:
+                    landed.add(key)
+    else:
+        for key in seen.file:  # consumed by a method's own way of loading, or landed under a transform
+            if key not in landed and key not in known_fate and key in seen.places:
+                landed.add(key)
+        for key, (model_key, _) in seen.places.items():
+            if key in landed and (model_key is None or (seen.file.get(key) is not None and key not in known_fate)):
+                covered.add(key)
+    # Parameters that several names share are covered when one of the names is.
+    alias = shared_names(seen.model)
+    covered_ids = {alias.get(seen.places[key][0]) for key in covered if seen.places[key][0]} - {None}
+    vacant = [
+        key
+        for key, (model_key, _) in seen.places.items()
+        if key not in covered and (alias.get(model_key) is None or alias[model_key] not in covered_ids)
+    ]
+    clashing = {entry[0] for entry in clashes}
+    ignored = [
+        key for key in seen.file if key not in landed and key not in clashing and "lora_monteclora_sampler" not in key
+    ]  # the sampler serves training only and is not loaded for use
+    return {
+        "in_file": len(seen.file),
+        "landed": len(landed - clashing),
+        "ignored": ignored[:LISTED],
+        "left_at_init": vacant[:LISTED],
+        "clashes": clashes[:LISTED],
+        "overwritten": sorted(overwritten)[:LISTED],
+        "converted": seen.converted,
+        "targeted": seen.targeted,
+        "places": {key: shape for key, (_, shape) in seen.places.items()},
+    }
+
+
+def is_echo(key, names):
+    """Whether this is a second copy that PEFT saves of a module saved whole when the vocabulary was resized."""
+    plain = key.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+    return plain != key and plain in names
+
+
+def shared_names(model):
+    """{parameter name: id of the parameter}, for every parameter that has more than one name."""
+    names = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: number for number, group in names.items() if len(group) > 1 for name in group}
+
+
+def file_form(model_key, adapter_name):
+    if model_key.endswith("." + adapter_name):
+        return model_key[: -len(adapter_name) - 1]
+    head, _, tail = model_key.rpartition(".")
+    return head[: -len(adapter_name) - 1] + "." + tail if head.endswith("." + adapter_name) else model_key
+
+
+def is_adapter_key(model_key, adapter_name):
+    parts = model_key.split(".")
+    return adapter_name in parts or any(part.startswith(("lora_", "prompt_encoder", "adaption_")) for part in parts)
+
+
+def unequal(seen):
+    """Places whose values are not those of the file, after casting: full loads only."""
+    import torch
+
+    state = dict(seen.model.state_dict())
+    wrong = []
+    for whole, given, unexpected in seen.assigned:
+        for key, tensor in given.items() if whole else ():
+            there = state.get(key)
+            if there is None or key in (unexpected or ()) or there.is_meta or there.shape != tensor.shape:
+                continue
+            if not torch.equal(there, tensor.to(there)) and not bool(torch.isnan(tensor).any()):
+                wrong.append(file_form(key, seen.adapter_name))
+    return wrong
+
+
+def scaling_of(model, adapter_name):
+    found = {}
+    for name, module in model.named_modules():
+        scaling = getattr(module, "scaling", None)
+        if isinstance(scaling, dict) and isinstance(scaling.get(adapter_name), (int, float)):
+            found[name.replace("base_model.model.", "", 1)] = float(scaling[adapter_name])
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- a forward pass
+
+
+def dummy_inputs(model):
+    """Inputs made from the config: token ids, or pixels or samples of the size it names."""
+    import torch
+
+    config = model.config
+    text = getattr(config, "text_config", None) or config
+    main = getattr(model, "main_input_name", "input_ids")
+    generator = torch.Generator().manual_seed(0)
+    rows = getattr(text, "vocab_size", None) or 100
+    ids = torch.randint(0, min(rows, 1000), (1, 8), generator=generator)
+    if main == "pixel_values":
+        size = getattr(config, "image_size", 224)
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        dtype = next(model.parameters()).dtype
+        return {
+            "pixel_values": torch.rand(1, getattr(config, "num_channels", 3), height, width, generator=generator).to(
+                dtype
+            )
+        }
+    if main in ("input_values", "input_features"):
+        width = getattr(config, "num_mel_bins", None)
+        shape = (1, width, 2 * getattr(config, "max_source_positions", 1500)) if width else (1, 16000)
+        return {main: torch.rand(*shape, generator=generator)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if getattr(config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = ids[:, :4]
+    return inputs
+
+
+def run_both(model, base):
+    """A forward pass with the adapter and one without it."""
+    import torch
+
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return {"stage": "run", "error": "RuntimeError", "message": "parameters are left on the meta device"}
+    try:
+        inputs = dummy_inputs(base)
+        model.eval()
+        with torch.no_grad():
+            on = first_output(model(**inputs))
+            with model.disable_adapter():
+                off = first_output(model(**inputs))
+        if on.shape != off.shape:
+            on = on[:, -off.shape[1] :] if on.dim() == off.dim() == 3 else on
+        finite = bool(torch.isfinite(on).all())
+        gap = float((on.float() - off.float()).abs().max()) if on.shape == off.shape else 1.0
+        return {
+            "difference": gap if finite else 0.0,
+            "finite": finite,
+            "finite_without": bool(torch.isfinite(off).all()),
+        }
+    except Exception as error:
+        return {"stage": "run", "error": type(error).__name__, "message": str(error)[:2000]}
+
+
+def first_output(output):
+    for name in ("logits", "last_hidden_state", "start_logits", "prediction_logits"):
+        value = getattr(output, name, None)
+        if value is not None:
+            return value
+    return next(value for value in output.values() if hasattr(value, "shape"))
+
+
+# ------------------------------------------------------------------------------------------------------ the answer
+
+
+def versions():
+    import platform
+    from importlib import metadata
+
+    found = {"python": platform.python_version()}
+    for name in ("torch", "transformers", "peft", "accelerate", "safetensors", "huggingface_hub"):
+        try:
+            found[name] = metadata.version(name)
+        except Exception:
+            found[name] = None
+    return found
+
+
+def answer(request, model=None):
+    """The whole answer to one request; ``model`` is a base already in memory, which is not touched."""
+    out = {"versions": versions(), "refusal": None, "warnings": []}
+    extent = request.get("extent", "skeleton")
+    seen = Listener()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            if model is not None:
+                base = as_meta(model)
+            elif request.get("stand_in"):
+                base = stand_in(request["stand_in"])
+            else:
+                config = base_config(request)
+                base = full_base(request, config) if extent == "full" else choose_skeleton(request, config)
+            out["base"] = module_tree(base)
+            out["class_name"] = type(base).__name__
+            if request.get("adapter"):
+                if request.get("peft_type") in NEEDS_BASE_VALUES and extent != "full":
+                    raise NotImplementedError(request["peft_type"])
+                sums = checksums(base) if extent == "full" else {}
+                peft_model = load_adapter(base, request, seen, extent)
+                out.update(sort_out(seen))
+                out["scaling"] = scaling_of(peft_model, seen.adapter_name)
+                if extent == "full":
+                    wrong = set(unequal(seen)) & set(seen.file)
+                    out["ignored"] = sorted(set(out["ignored"]) | wrong)
+                    out["landed"] -= len(wrong)
+                    out["changed_base"] = changed(peft_model, sums)
+                    if request.get("run"):
+                        out["run"] = run_both(peft_model, base)
+        except Refused as refused:
+            out["refusal"] = refused.answer
+            if seen.model is not None:
+                with contextlib.suppress(Exception):
+                    out.update(sort_out(seen))
+        except NotImplementedError as error:
+            out["needs_values"] = str(error)
+    out["warnings"] = list(dict.fromkeys("%s: %s" % (one.category.__name__, str(one.message)[:500]) for one in caught))[
+        :50
+    ]
+    return out
+
+
+def checksums(model):
+    """A number for every base parameter that changes when its values do."""
+    return {name: checksum(parameter) for name, parameter in model.named_parameters()}
+
+
+def checksum(parameter):
+    import torch
+
+    flat = parameter.detach().reshape(-1).contiguous()
+    bits = (
+        flat.view(torch.uint8).to(torch.int64)
+        if flat.element_size() == 1
+        else flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
+    )
+    total = 0
+    for part in bits.split(1 << 22):
+        total = (total * 31 + int(part.to(torch.int64).sum())) & 0xFFFFFFFFFFFF
+    return total
+
+
+def changed(peft_model, sums):
+    """Base parameters whose checksum is another after the load, by their name in the base."""
+    found = []
+    for name, parameter in peft_model.get_base_model().named_parameters():
+        plain = re.sub(r"\.(base_layer|original_module)(?=\.)", "", name)
+        if plain in sums and not parameter.is_meta and sums[plain] != checksum(parameter):
+            found.append(plain)
+    return found
+
+
+def main():
+    # Nobody answers questions here, and whatever the libraries print must not end up among the answers.
+    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    def say(**what):
+        answers.write(json.dumps(what) + "\n")
+        answers.flush()
+
+    try:
+        say(progress="importing torch, transformers and peft")
+        import peft  # noqa: F401
+        import torch
+        import transformers  # noqa: F401
+    except BaseException as error:
+        say(answer={"versions": versions(), "import_error": "%s: %s" % (type(error).__name__, str(error)[:2000])})
+        return
+    torch.manual_seed(0)
+    torch.set_grad_enabled(False)
+    for line in requests:
+        request = json.loads(line)
+        say(progress="loading")
+        try:
+            result = answer(request)
+        except Exception as error:
+            result = {"versions": versions(), "crashed": "%s: %s" % (type(error).__name__, str(error)[:2000])}
+        say(answer=result)
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""Foretell where PEFT puts an adapter's tensors on a base, from config and module names alone.
+
+This mirrors `BaseTuner.inject_adapter` and `set_peft_model_state_dict` of PEFT 0.21 for LoRA and the methods whose
+shapes are formulas of the layer they adapt. Where it cannot tell, it says so (`Missing`) instead of guessing. The
+agreement test compares every forecast with what PEFT does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adapter_doctor import knowledge
+from adapter_doctor.facts import (
+    AdapterConfig,
+    AdapterTensors,
+    BaseModules,
+    Clash,
+    Fit,
+    Missing,
+    Module,
+    Refusal,
+    Shape,
+)
+from adapter_doctor.formats.adapter_keys import PREFIX, adapter_name, parse
+from adapter_doctor.formats.declared_ranks import rank_of
+from adapter_doctor.formats.patterns import BadPattern, matching
+
+ADAPTABLE = ("linear", "conv1d", "embedding", "conv1", "conv2", "conv3")
+_DEFAULT_NAME = "default"
+# LoRA variants whose places or behaviour the forecast does not know.
+_EXOTIC = (
+    "layer_replication", "megatron_config", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config",
+    "use_qalora", "ensure_weight_tying", "velora_config", "lora_ga_config",
+)  # fmt: skip
+
+
+class CannotForetell(Exception):
+    """The forecast would be a guess; the message says why."""
+
+
+class Refused(Exception):
+    """PEFT would raise; ``error`` names its exception."""
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A targeted layer: its module, widths, and whether its base carries a bias."""
+
+    name: str
+    kind: str
+    out: int
+    into: int
+    module: Module
+
+
+def foretell(config: AdapterConfig, tensors: AdapterTensors, base: BaseModules, model_type: str) -> Fit | Missing:
+    """Where each tensor would go, or why that cannot be told without loading."""
+    try:
+        places, targeted = _places(config, base, model_type)
+    except CannotForetell as reason:
+        return Missing(str(reason))
+    except BadPattern as trouble:
+        return Fit("predicted", refusal=Refusal("inject", "re.error", str(trouble)))
+    except Refused as refused:
+        return Fit("predicted", refusal=Refusal("inject", refused.error, str(refused)))
+    return _compare(config, tensors, base, places, targeted)
+
+
+# ------------------------------------------------------------------------------------------------ which modules
+
+
+def target_setting(config: AdapterConfig, model_type: str) -> list[str] | str | None:
+    """`target_modules` as PEFT takes it: as written, or its default for the model type where it is null."""
+    value = config.get("target_modules")
+    if value is None:
+        return knowledge.default_targets(config.peft_type, model_type)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, dict)):
+        return [one for one in value if isinstance(one, str)]
+    return None
+
+
+def names_matched(setting: list[str] | str, names: Iterable[str]) -> list[str]:
+    """Module names that a `target_modules` or `exclude_modules` value covers (check_target_module_exists).
+
+    Raises:
+        BadPattern: the value is a regular expression that does not compile or finish.
+    """
+    if isinstance(setting, str):
+        return matching(setting, names)
+    wanted, ends = set(setting), tuple(f".{one}" for one in setting)
+    return [name for name in names if name in wanted or name.endswith(ends)]
+
+
+def all_linear(base: BaseModules, task_type: str) -> list[str]:
+    """What `all-linear` stands for: every Linear and Conv1D but the output head (_maybe_include_all_linear_layers)."""
+    leave_out = {base.output_embedding} if base.output_embedding else set()
+    if not leave_out and task_type == "SEQ_CLS":
+        leave_out = {name for name in ("score", "classifier") if name in base.modules and not leave_out}
+    return [name for name, one in base.modules.items() if one.kind in ("linear", "conv1d") and name not in leave_out]
+
+
+def targeted_modules(config: AdapterConfig, base: BaseModules, model_type: str) -> list[str]:
+    """Names of the modules that PEFT adapts, in the base's order.
+
+    Raises:
+        BadPattern: a regular expression that does not compile or finish.
+        Refused: PEFT raises because nothing is targeted.
+    """
+    setting = target_setting(config, model_type)
+    names = [name for name in base.modules if name]
+    if isinstance(setting, str) and setting.lower() == "all-linear":
+        linear = set(all_linear(base, config.task_type))
+        chosen = [name for name in names if name in linear or name.endswith(tuple(f".{one}" for one in linear))]
+    elif setting is None:
+        if config.get("target_parameters"):
+            return []
+        raise Refused("ValueError", "Please specify `target_modules` or `target_parameters` in `peft_config`")
+    else:
+        chosen = names_matched(setting, names)
+    exclude = config.get("exclude_modules")
+    if isinstance(exclude, (str, list)) and exclude:
+        unwanted = set(names_matched(exclude, names))
+        chosen = [name for name in chosen if name not in unwanted]
+    for saved in saved_module_names(config):
+        chosen = [name for name in chosen if not matching(rf"(^|.*\.){saved}($|\..*)", [name], whole=False)]
+    if not isinstance(setting, str) or setting.lower() == "all-linear":
+        chosen = _in_layers(config, chosen)
+    return chosen
+
+
+def _in_layers(config: AdapterConfig, names: list[str]) -> list[str]:
+    """Those in the layers that `layers_to_transform` names (the first numbered segment of the path counts)."""
+    wanted = config.get("layers_to_transform")
+    if wanted is None or wanted == []:
+        return names
+    layers = {wanted} if isinstance(wanted, int) else set(wanted)
+    pattern = config.get("layers_pattern")
+    patterns = [pattern] if isinstance(pattern, str) and pattern else list(pattern or [])
+    kept = []
+    for name in names:
+        found = None
+        for one in patterns or [r"[^.]*"]:
+            found = re.match(rf"(?:^|.*?\.){one}\.(\d+)\." if patterns else r".*?\.[^.]*\.(\d+)\.", name)
+            if found:
+                break
+        if found and int(found[1]) in layers:
+            kept.append(name)
+    return kept
+
+
+def saved_module_names(config: AdapterConfig) -> list[str]:
+    """`modules_to_save` with the heads that PEFT adds for the task (peft_model.py, PeftModelFor…)."""
+    value = config.get("modules_to_save")
+    names = list(value) if isinstance(value, (list, str)) else []
+    heads = {"SEQ_CLS": ["classifier", "score"], "TOKEN_CLS": ["classifier", "score"], "QUESTION_ANS": ["qa_outputs"]}
+    return names + [head for head in heads.get(config.task_type, []) if head not in names]
+
+
+# -------------------------------------------------------------------------------------------------- which places
+
+
+def _places(config: AdapterConfig, base: BaseModules, model_type: str) -> tuple[dict[str, Shape], tuple[str, ...]]:
+    shapes_of = _FORMULAS.get(config.peft_type)
+    if shapes_of is None:
+        raise CannotForetell(f"the places of {config.peft_type or 'this type'} are known only to PEFT itself")
+    for name in _EXOTIC:
+        if config.get(name):
+            raise CannotForetell(f"`{name}` is set, and what it does is known only to PEFT itself")
+    for name in ("target_parameters", "trainable_token_indices", "modules_to_tie"):
+        if config.get(name):
+            raise CannotForetell(f"`{name}` is set; where its tensors go depends on the model's code")
+    if base.origin == "checkpoint" and (architecture := knowledge.architecture(model_type)) and architecture.converted:
+        raise CannotForetell(
+            f"transformers renames or fuses modules of {model_type} when it loads, so the checkpoint's names do not tell"
+        )
+    targeted = targeted_modules(config, base, model_type)
+    if not targeted:
+        raise Refused("NoMatchingPeftModuleError", "Target modules not found in the base model")
+    places: dict[str, Shape] = {}
+    for name in targeted:
+        module = base.modules[name]
+        width = module.width
+        if module.kind == "attention":
+            raise CannotForetell(f"{name} is a MultiheadAttention, which PEFT adapts in a way of its own")
+        if module.kind not in ADAPTABLE or width is None:
+            raise Refused("ValueError", f"Target module {name} ({module.class_name}) is not supported")
+        layer = Layer(name, module.kind, width[0], width[1], module)
+        places |= {f"{PREFIX}{name}.{tail}": shape for tail, shape in shapes_of(config, layer).items()}
+    places |= _bias_places(config, base, set(targeted))
+    places |= _saved_places(config, base, set(targeted))
+    return places, tuple(targeted)
+
+
+def _lora(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:
+    rank = _rank(config, layer.name)
+    out, into = layer.out, layer.into
+    if layer.kind == "embedding":
+        places: dict[str, Shape] = {"lora_embedding_A": (rank, into), "lora_embedding_B": (out, rank)}
+        magnitude: Shape = (out,)
+    elif layer.kind.startswith("conv") and layer.kind != "conv1d":
+        weight = layer.module.parameters["weight"]
+        kernel, groups = weight[2:], layer.module.groups
+        if rank % groups:
+            raise Refused("ValueError", f"r={rank} is not a multiple of the {groups} groups of {layer.name}")
+        places = {
+            "lora_A.weight": (rank, into, *kernel),
+            "lora_B.weight": (out, rank // groups, *(1 for _ in kernel)),
+        }
+        magnitude = (1, out, *(1 for _ in kernel))
+    else:
+        places = {"lora_A.weight": (rank, into), "lora_B.weight": (out, rank)}
+        magnitude = (out,)
+    if config.get("use_dora"):
+        places["lora_magnitude_vector"] = magnitude
+    if config.get("lora_bias") and layer.kind != "embedding":
+        places["lora_B.bias"] = (out,)
+    return places
+
+
+def _rank(config: AdapterConfig, module: str) -> int:
+    try:
+        return rank_of(config, module)
+    except BadPattern:
+        raise
+    except (TypeError, ValueError) as error:
+        raise Refused(type(error).__name__, str(error)) from None
+
+
+def _ia3(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:
+    forward = config.get("feedforward_modules")
+    if forward is None:
+        raise CannotForetell("`feedforward_modules` is null; PEFT takes its default for the model type")
+    feedforward = bool(names_matched(forward, [layer.name]))
+    if layer.kind in ("linear", "conv1d"):
+        return {"ia3_l": (1, layer.into) if feedforward else (layer.out, 1)}
+    raise CannotForetell("IA3 on a layer that is not linear")
+
+
+def _loha(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:
+    if layer.kind != "linear":
+        raise CannotForetell("LoHa on a layer that is not linear")
+    rank = _rank(config, layer.name)
+    out, into = layer.out, layer.into
+    return {"hada_w1_a": (out, rank), "hada_w1_b": (rank, into), "hada_w2_a": (out, rank), "hada_w2_b": (rank, into)}
+
+
+def _linear_only(shapes: Mapping[str, str]) -> Any:
+    """A formula for Linear layers, from tails to shapes spelled with r, in and out."""
+
+    def formula(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:
+        if layer.kind != "linear":
+            raise CannotForetell(f"{config.peft_type} on a layer that is not linear")
+        sizes = {"r": _rank(config, layer.name), "in": layer.into, "out": layer.out, "1": 1}
+        return {tail: tuple(sizes[part] for part in shape.split()) for tail, shape in shapes.items()}
+
+    return formula
+
+
+_FORMULAS: Mapping[str, Any] = {
+    "LORA": _lora,
+    "IA3": _ia3,
+    "LOHA": _loha,
+    "HIRA": _linear_only({"hira_A": "r in", "hira_B": "out r"}),
+    "DELORA": _linear_only(
+        {"delora_A": "r in", "delora_B": "out r", "delora_lambda": "1", "delora_w_norm": "in"}
+    ),
+    "HRA": _linear_only({"hra_u": "in r"}),
+}  # fmt: skip
+
+
+def _bias_places(config: AdapterConfig, base: BaseModules, targeted: set[str]) -> dict[str, Shape]:
+    """Biases of the base that are saved with the adapter (BaseTuner._get_learnable_bias_state_dict)."""
+    setting = config.get("bias", "none")
+    if setting in (None, "none"):
+        return {}
+    if setting != "all" and not (isinstance(setting, str) and setting.endswith("_only")):
+        raise Refused("NotImplementedError", f"Requested bias: {setting}, is not implemented.")
+    saved = saved_module_names(config)
+    places: dict[str, Shape] = {}
+    for name, module in base.modules.items():
+        shape = module.parameters.get("bias")
+        if shape is None or (setting != "all" and name not in targeted):
+            continue
+        if any(name.endswith(one) for one in saved):
+            raise CannotForetell(f"`bias='all'` together with {name}, which is saved whole and has a bias")
+        places[f"{PREFIX}{name}.{'base_layer.' if name in targeted else ''}bias"] = shape
+    return places
+
+
+def _saved_places(config: AdapterConfig, base: BaseModules, targeted: set[str]) -> dict[str, Shape]:
+    """Parameters of the modules that are saved whole. PEFT matches by `endswith`, without a dot (_set_trainable)."""
+    wanted = saved_module_names(config)
+    places: dict[str, Shape] = {}
+    roots = [name for name in base.modules if name and any(name.endswith(one) for one in wanted)]
+    for root in roots:
+        if any(name == root or name.startswith(f"{root}.") for name in targeted):
+            raise CannotForetell(f"{root} is saved whole, and a layer inside it is targeted")
+        for name, module in base.modules.items():
+            if name == root or name.startswith(f"{root}."):
+                places |= {f"{PREFIX}{name}.{own}": shape for own, shape in module.parameters.items()}
+    return places
+
+
+# ---------------------------------------------------------------------------------------------- file against places
+
+
+def canonical(key: str) -> str:
+    """A tensor's name as PEFT would save it: without the adapter name that PEFT tolerates on loading."""
+    parsed = parse(key)
+    if parsed is not None and adapter_name(parsed) == _DEFAULT_NAME:
+        key = key[: len(key) - len(parsed.tail)] + parsed.tail.replace(f".{_DEFAULT_NAME}", "", 1)
+    return key.removesuffix(".weight") if key.endswith("lora_magnitude_vector.weight") else key
+
+
+def is_echo(key: str, names: Container[str]) -> bool:
+    """Whether this is a second copy that PEFT saves of a module saved whole when the vocabulary was resized."""
+    plain = key.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+    return plain != key and plain in names
+
+
+def base_weight_keys(base: BaseModules, targeted: Iterable[str]) -> dict[str, Shape]:
+    """Names under which a tensor in the file would land on a weight of the base itself, with its shape."""
+    wrapped = set(targeted)
+    keys = {}
+    for name, module in base.modules.items():
+        inner = "base_layer." if name in wrapped else ""
+        for own, shape in module.parameters.items():
+            keys[f"{PREFIX}{name}.{inner}{own}" if name else f"{PREFIX}{own}"] = shape
+    return keys
+
+
+def _compare(
+    config: AdapterConfig,
+    tensors: AdapterTensors,
+    base: BaseModules,
+    places: Mapping[str, Shape],
+    targeted: tuple[str, ...],
+) -> Fit:
+    weights = base_weight_keys(base, targeted)
+    strays, clashes, overwriting, filled = [], [], [], set()
+    for key, shape in tensors.shapes.items():
+        if is_echo(key, tensors.tensors):
+            continue
+        place = canonical(key)
+        expected = places.get(place)
+        if expected is not None:
+            filled.add(place)
+        elif place in weights:
+            overwriting.append(key)
+            expected = weights[place]
+        else:
+            strays.append(key)
+            continue
+        if shape != expected:
+            clashes.append(Clash(key, shape, expected))
+    vacant = tuple(key for key in places if key not in filled)
+    refusal = None
+    saved = set(_saved_places(config, base, set(targeted)))
+    lost = [key for key in vacant if key in saved]
+    if lost:
+        refusal = Refusal("assign", "KeyError", repr(lost[0]))
+    return Fit("predicted", places, targeted, tuple(strays), vacant, tuple(clashes), tuple(overwriting), False, refusal)

@@ -1,0 +1,62 @@
+"""The report as JSON, schema 1: written field by field, so that inner types can change without breaking readers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from adapter_doctor.diagnosis import Finding
+from adapter_doctor.report import Report
+
+SCHEMA = 1
+
+
+def to_dict(report: Report) -> dict[str, Any]:
+    """JSON-ready data. Fields may be added; none changes its meaning within a schema."""
+    from adapter_doctor import __version__
+
+    cause = report.cause
+    return {
+        "schema": SCHEMA,
+        "tool": {"name": "adapter-doctor", "version": __version__},
+        "verdict": report.verdict,
+        "examined": report.examined,
+        "base": dict(report.base),
+        "adapter": dict(report.adapter),
+        "environment": dict(report.environment),
+        "landed": None if report.landed is None else dict(report.landed),
+        "cause": None if cause is None else {"code": cause.rule.code, "name": cause.rule.name},
+        "findings": [entry for finding in report.findings for entry in _finding(finding)],
+        "unknown": [
+            {"code": one.rule.code, "name": one.rule.name, "why": one.why, "waived": one.waived}
+            for one in report.diagnosis.unknown
+        ],
+        "crashed": [
+            {"code": one.rule.code, "name": one.rule.name, "error": one.error} for one in report.diagnosis.crashed
+        ],
+        "notes": list(report.notes),
+    }
+
+
+def _finding(finding: Finding) -> list[dict[str, Any]]:
+    rule = finding.rule
+    return [
+        {
+            "code": rule.code,
+            "name": rule.name,
+            "severity": rule.severity.label,
+            "message": hit.message,
+            "where": hit.where,
+            "count": hit.count,
+            "examples": list(hit.examples),
+            "fix": hit.fix or rule.fix,
+            "repairable": rule.repairable,
+            "consequence_of": finding.consequence_of,
+        }
+        for hit in finding.hits
+    ]
+
+
+def render(report: Report) -> str:
+    """The report as indented JSON text. Characters beyond ASCII are escaped, so no terminal is moved by it."""
+    return json.dumps(to_dict(report), indent=2, allow_nan=False, default=str) + "\n"

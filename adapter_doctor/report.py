@@ -1,0 +1,104 @@
+"""The report: verdict, findings and what was looked at, as data; everything that is shown is read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from adapter_doctor.diagnosis import Diagnosis, Finding
+from adapter_doctor.errors import DoctorError
+from adapter_doctor.findings import Severity
+
+Verdict = Literal["compatible", "incompatible", "undetermined"]
+Extent = Literal["static", "loaded", "run"]
+EXIT_CODES: Mapping[Verdict, int] = {"compatible": 0, "incompatible": 1, "undetermined": 3}
+
+
+class AdapterError(DoctorError):
+    """The adapter does not work on the base; ``report`` says why."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.summary)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of one examination. It holds no clock and no temporary path: the same inputs give the same report.
+
+    ``base``, ``adapter`` and ``environment`` describe what was examined; ``landed`` counts what became of the tensors,
+    or is None where nothing was loaded.
+    """
+
+    diagnosis: Diagnosis
+    examined: Extent
+    base: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    landed: Mapping[str, int] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """``incompatible`` when an ERROR fired; ``undetermined`` when one could not be examined; else ``compatible``."""
+        if self.cause is not None:
+            return "incompatible"
+        if self.open_questions:
+            return "undetermined"
+        return "compatible"
+
+    @property
+    def open_questions(self) -> tuple[tuple[str, str], ...]:
+        """(code, why) of every ERROR rule that was not examined although the user did not waive it."""
+        unknown = [
+            (one.rule.code, one.why)
+            for one in self.diagnosis.unknown
+            if one.rule.severity is Severity.ERROR and not one.waived
+        ]
+        crashed = [(one.rule.code, one.error) for one in self.diagnosis.crashed if one.rule.severity is Severity.ERROR]
+        return tuple(unknown + crashed)
+
+    @property
+    def cause(self) -> Finding | None:
+        """The principal finding: the one whose cure makes the others go away."""
+        return self.diagnosis.cause
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings, the cause first."""
+        return self.diagnosis.findings
+
+    @property
+    def exit_code(self) -> int:
+        """0 compatible, 1 incompatible, 3 undetermined."""
+        return EXIT_CODES[self.verdict]
+
+    @property
+    def summary(self) -> str:
+        """The verdict and its reason in one line."""
+        if self.cause is not None:
+            return f"incompatible: {self.cause.rule.code} {self.cause.rule.name}: {self.cause.hits[0].message}"
+        if self.verdict == "undetermined":
+            return f"undetermined: {self.open_questions[0][1]}"
+        return "compatible"
+
+    def raise_for_errors(self) -> None:
+        """Do nothing if compatible.
+
+        Raises:
+            AdapterError: incompatible or undetermined.
+        """
+        if self.verdict != "compatible":
+            raise AdapterError(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data, schema 1."""
+        from adapter_doctor.render.json import to_dict
+
+        return to_dict(self)
+
+    def __str__(self) -> str:
+        from adapter_doctor.render.text import render
+
+        return render(self)

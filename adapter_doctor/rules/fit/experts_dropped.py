@@ -1,0 +1,29 @@
+"""AD319: experts dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adapter_doctor.facts import AdapterTensors, Comparison
+from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.rules import rule
+
+
+@rule("AD319", Severity.ERROR, explains=("AD301", "AD302", "AD303", "AD304", "AD305", "AD5"))
+def experts_dropped(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
+    """LoRA tensors of single experts find no place: this transformers fuses the experts.
+
+    ## Why it matters
+    transformers 5 stacks the experts into one parameter. PEFT carries per-expert LoRA over for some models only; for
+    the others it drops the tensors without a word.
+
+    ## Common causes
+    An adapter trained under transformers 4 on a mixture-of-experts model, or a PEFT older than 0.20.
+
+    ## Fix
+    Load it with the versions it was trained with: `pip install "transformers<5"`, and merge it there if need be.
+    """
+    keys = comparison.strays.get("experts", ())
+    if keys:
+        yield Hit(f"{len(keys)} of {len(tensors)} tensors are for single experts, which the base holds fused",
+                  where=tensors.file, count=len(keys), examples=some(keys))  # fmt: skip

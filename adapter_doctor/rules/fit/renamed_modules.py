@@ -1,0 +1,39 @@
+"""AD311: renamed modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adapter_doctor.facts import AdapterTensors, Comparison
+from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.rules import rule
+
+
+@rule(
+    "AD311",
+    Severity.ERROR,
+    explains=("AD301", "AD302", "AD303", "AD304", "AD305", "AD307", "AD314", "AD317", "AD319", "AD5"),
+    repairable=True,
+)
+def renamed_modules(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
+    """One rename of the modules makes the tensors fit.
+
+    ## Why it matters
+    The weights are right and their names are not: PEFT drops them without a word, and the base model answers.
+
+    ## Common causes
+    Trained on the bare model and loaded on the one with a head (one `model.` level more or less); a vision-language
+    wrapper; module names that a new transformers release changed (4.52 and 5 did).
+
+    ## Fix
+    Rename the tensors as the message says, or load with `key_mapping=` in `PeftModel.from_pretrained`.
+    """
+    keys = comparison.strays.get("renamed", ())
+    if keys and comparison.rename is not None:
+        yield Hit(
+            f"{len(keys)} of {len(tensors)} tensors fit the base after one rename of their modules: {comparison.rename}",
+            where=tensors.file,
+            count=len(keys),
+            examples=some(keys),
+            fix=f"rename the modules in the tensor names: {comparison.rename}",
+        )

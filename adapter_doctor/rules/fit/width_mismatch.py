@@ -1,0 +1,35 @@
+"""AD306: width mismatch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adapter_doctor.facts import Comparison, Fit
+from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.rules import rule
+
+
+@rule("AD306", Severity.ERROR, explains=("AD304", "AD501", "AD502", "AD503"))
+def width_mismatch(comparison: Comparison, fit: Fit) -> Iterator[Hit]:
+    """The adapter's tensors are of other widths than the base's layers.
+
+    ## Why it matters
+    PEFT raises "size mismatch", once for every tensor.
+
+    ## Common causes
+    The adapter was trained on another size of the model, or on a fine-tune with another head or vocabulary.
+
+    ## Fix
+    Use the base that the adapter was trained on.
+    """
+    clashes = comparison.clashes.get("width", ()) + comparison.clashes.get("head", ())
+    if clashes:
+        first = clashes[0]
+        apart = [one for one in comparison.dimensions if not one.agrees and one.in_base]
+        sizes = "; ".join(f"{one.name} {one.in_adapter} in the adapter, {one.in_base} in the base" for one in apart)
+        yield Hit(
+            f"{len(clashes)} tensors have other widths than their layers: {list(first.in_file)} in the file,"
+            f" {list(first.in_model)} in the model" + (f" ({sizes})" if sizes else ""),
+            count=len(clashes),
+            examples=some(clash.key for clash in clashes),
+        )

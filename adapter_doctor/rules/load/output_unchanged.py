@@ -1,0 +1,28 @@
+"""AD506: output unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adapter_doctor.facts import RunOutcome
+from adapter_doctor.findings import Hit, Severity, Undecided
+from adapter_doctor.rules import rule
+
+
+@rule("AD506", Severity.ERROR)
+def output_unchanged(run: RunOutcome) -> Iterator[Hit]:
+    """With the adapter on, the outputs are the base's.
+
+    ## Why it matters
+    The adapter has no effect.
+
+    ## Common causes
+    Tensors that did not land, updates that are zero, a prompt that is never used.
+
+    ## Fix
+    Cure the other findings; where there are none, compare the training's outputs with the adapter on and off.
+    """
+    if run.refusal is not None:
+        raise Undecided(f"the forward pass raised {run.refusal.line}")
+    if run.finite and run.difference == 0:
+        yield Hit("the largest difference of the outputs with the adapter on and off is 0, expected more")

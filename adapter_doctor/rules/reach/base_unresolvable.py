@@ -1,0 +1,37 @@
+"""AD009: base unresolvable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adapter_doctor.facts import BaseFolder
+from adapter_doctor.findings import Hit, Severity
+from adapter_doctor.formats.base_names import is_local_path, last_part
+from adapter_doctor.rules import rule
+
+
+@rule("AD009", Severity.ERROR, explains=("AD001",))
+def base_unresolvable(base: BaseFolder) -> Iterator[Hit]:
+    """No base was given, and the adapter does not name one that can be found.
+
+    ## Why it matters
+    An adapter is nothing without its base; 17 % of published adapters name a folder of their author's machine.
+
+    ## Common causes
+    Training started from a local folder, or from a model object without a name.
+
+    ## Fix
+    Name the base: `adapter-doctor check BASE ADAPTER`, and correct `base_model_name_or_path` in adapter_config.json.
+    """
+    if base.given or base.exists:
+        return
+    if not base.reference:
+        yield Hit("`base_model_name_or_path` is empty and no base was given", where="adapter_config.json")
+    elif is_local_path(base.reference):
+        yield Hit(
+            f"the adapter names {base.reference!r}, a path of another machine; its last part is"
+            f" {last_part(base.reference)!r}",
+            where="adapter_config.json",
+        )
+    elif base.reason in ("", "not-found"):
+        yield Hit(f"the adapter names the base {base.reference!r}: {base.why}", where="adapter_config.json")

@@ -1,0 +1,46 @@
+"""AD224: old layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adapter_doctor.facts import AdapterConfig, AdapterTensors, Comparison, Missing
+from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.formats.adapter_keys import parse
+from adapter_doctor.rules import rule
+
+
+@rule("AD224", Severity.ERROR, explains=("AD211", "AD212", "AD303", "AD304", "AD305", "AD306", "AD5"))
+def old_layout(config: AdapterConfig, tensors: AdapterTensors, comparison: Comparison | Missing) -> Iterator[Hit]:
+    """The tensors are in the layout of an older PEFT release.
+
+    ## Why it matters
+    The method was rewritten since; its old tensors are dropped or refused.
+
+    ## Common causes
+    OFT before 0.16 (`oft_r`), BONE before 0.19 (`bone_block`), LoRA on parameters (`target_parameters`) saved by
+    0.17.0 to 0.19.0.
+
+    ## Fix
+    Load the adapter with the release that wrote it, merge it there, or convert its tensors.
+    """
+    parameters = {one.parameter for name in tensors if (one := parse(name)) is not None}
+    if config.peft_type == "OFT" and "oft_r" in parameters:
+        release = "0.14 or 0.15" if "oft_s" in parameters else "0.7 to 0.13"
+        yield Hit(f"`oft_r` tensors, as PEFT {release} wrote them; since 0.16 the method stores `oft_R.weight`",
+                  where=tensors.file, count=len(tensors), fix="load it with `pip install 'peft==0.15.2'` and merge it there")  # fmt: skip
+    if config.peft_type != "BONE" and "bone_block" in parameters:
+        yield Hit("`bone_block` tensors, as PEFT 0.14 to 0.18 wrote them; now the method is MISS with `miss_block`",
+                  where=tensors.file, count=len(tensors), fix="set `peft_type` to MISS and rename `bone_block` to `miss_block`")  # fmt: skip
+    flipped = comparison.clashes.get("layout", ()) if isinstance(comparison, Comparison) else ()
+    experts = [clash for clash in flipped if (one := parse(clash.key)) and one.parameter in ("lora_A", "lora_B")]
+    if experts and config.get("target_parameters"):
+        first = experts[0]
+        yield Hit(
+            f"{len(experts)} tensors of LoRA on parameters have in and out swapped: {list(first.in_file)} in the file,"
+            f" {list(first.in_model)} in the model",
+            where=tensors.file,
+            count=len(experts),
+            examples=some(clash.key for clash in experts),
+            fix="load it with the PEFT release that saved it (0.17.0 to 0.19.0 store them the other way round)",
+        )

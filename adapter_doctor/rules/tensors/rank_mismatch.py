@@ -1,0 +1,63 @@
+"""AD211: rank mismatch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from adapter_doctor.facts import AdapterConfig, AdapterTensors
+from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.formats.adapter_keys import parse
+from adapter_doctor.formats.declared_ranks import rank_of
+from adapter_doctor.rules import rule
+
+
+@rule("AD211", Severity.ERROR, explains=("AD304", "AD306", "AD311", "AD5"), repairable=True)
+def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors) -> Iterator[Hit]:
+    """The rank that the config declares is not the rank of the tensors.
+
+    ## Why it matters
+    PEFT builds the adapter from the config and then refuses the tensors: "size mismatch". The rank also decides the
+    scaling, so an edit that only makes it load may change the result.
+
+    ## Common causes
+    `r` was edited, the config of another run lies beside the weights, or a `rank_pattern` was lost.
+
+    ## Fix
+    Set `r`, and a `rank_pattern` for the modules that differ, to the ranks of the tensors; keep alpha / r as trained.
+    """
+    if config.peft_type != "LORA":
+        return
+    ranks: dict[str, int] = {}
+    for name, info in tensors.tensors.items():
+        one = parse(name)
+        if one is None or len(info.shape) < 2 or 0 in info.shape or "experts" in one.module:
+            continue  # LoRA on stacked experts has r times the number of experts
+        if one.parameter in ("lora_A", "lora_embedding_A"):
+            ranks[one.module] = info.shape[0]
+        elif one.parameter in ("lora_B", "lora_embedding_B") and len(info.shape) == 2:
+            ranks.setdefault(one.module, info.shape[1])
+    wrapped = bool(config.get("target_parameters"))
+    wrong: dict[str, tuple[int, int]] = {}
+    for module, rank in ranks.items():
+        try:
+            declared = rank_of(config, module)
+        except (TypeError, ValueError):
+            return  # PEFT refuses the declaration itself: another rule's matter
+        if rank != declared and not (wrapped and rank % declared == 0):
+            wrong[module] = (rank, declared)
+    if wrong:
+        pairs = Counter(wrong.values())
+        (rank, declared), _ = pairs.most_common(1)[0]
+        leaves = sorted({module.rpartition(".")[2] for module in wrong})
+        all_same = len(wrong) == len(ranks) and len({rank for rank, _ in wrong.values()}) == 1
+        by_leaf = {leaf: rank for module, (rank, _) in wrong.items() for leaf in [module.rpartition(".")[2]]}
+        cure = f"set `r` to {rank}" if all_same else f"set `rank_pattern` to {by_leaf}"
+        yield Hit(
+            f"rank {rank} in the file, {declared} in the config, for {len(wrong)} of {len(ranks)} modules"
+            f" ({', '.join(leaves[:4])})",
+            where="adapter_config.json",
+            count=len(wrong),
+            examples=some(wrong),
+            fix=f"{cure} in adapter_config.json, and alpha so that alpha / r is what it was in training",
+        )
