@@ -39,9 +39,10 @@ def diagnose(outcomes: Iterable[Outcome]) -> Diagnosis:
     fired = [outcome for outcome in outcomes if isinstance(outcome, Fired)]
     findings = [Finding(one.rule, one.hits, _cause_of(one.rule, fired)) for one in fired]
     findings.sort(key=_order)
-    errors = [one for one in findings if one.rule.severity is Severity.ERROR and one.consequence_of is None]
+    errors = [one for one in findings if one.rule.severity is Severity.ERROR]
+    alone = [one for one in errors if one.consequence_of is None]
     return Diagnosis(
-        cause=errors[0] if errors else None,
+        cause=next(iter(alone or errors), None),
         findings=tuple(findings),
         unknown=tuple(one for one in outcomes if isinstance(one, Unknown)),
         crashed=tuple(one for one in outcomes if isinstance(one, Crashed)),
@@ -58,6 +59,7 @@ def _cause_of(rule: Rule[...], fired: list[Fired]) -> str | None:
             for one in fired
             if one.rule.code not in seen
             and one.rule.accounts_for(current.code)
+            and not (current.accounts_for(one.rule.code) and _rule_order(current) < _rule_order(one.rule))
             and one.rule.severity >= Severity.WARNING
             and (one.rule.severity is Severity.ERROR or current.severity < Severity.ERROR)
         ]

@@ -161,7 +161,7 @@ def _source(given: str | Path | Any) -> Source:
 
 
 def _waived(option: str) -> Missing:
-    return Missing(f"left out at your request ({option})", waived=True)
+    return Missing(f"at your request ({option})", waived=True)
 
 
 def _in_memory(base: object) -> bool:

@@ -131,7 +131,8 @@ def targeted_modules(config: AdapterConfig, base: BaseModules, model_type: str) 
         unwanted = set(names_matched(exclude, names))
         chosen = [name for name in chosen if name not in unwanted]
     for saved in saved_module_names(config):
-        chosen = [name for name in chosen if not matching(rf"(^|.*\.){saved}($|\..*)", [name], whole=False)]
+        inside = set(matching(rf"(^|.*\.){saved}($|\..*)", chosen, whole=False))
+        chosen = [name for name in chosen if name not in inside]
     if not isinstance(setting, str) or setting.lower() == "all-linear":
         chosen = _in_layers(config, chosen)
     return chosen
@@ -237,7 +238,7 @@ def _rank(config: AdapterConfig, module: str) -> int:
 
 def _ia3(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:
     forward = config.get("feedforward_modules")
-    if forward is None:
+    if forward is None or not isinstance(forward, (list, str)):
         raise CannotForetell("`feedforward_modules` is null; PEFT takes its default for the model type")
     feedforward = bool(names_matched(forward, [layer.name]))
     if layer.kind in ("linear", "conv1d"):

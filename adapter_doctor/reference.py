@@ -35,8 +35,8 @@ _OTHER_KINDS = {
 class Reference:
     """A folder on disk (``path``), or a repository on the Hub (``repo``, ``revision``, ``subfolder``).
 
-    ``text`` names the same thing again when parsed. ``shadowed`` is set where a folder was taken although its name could
-    be a repository's too; ``hf://`` in front of the name means the repository.
+    ``text`` names the same thing again when parsed. ``shadowed`` is set where a folder was taken although its name
+    could be a repository's too; ``hf://`` in front of the name means the repository.
     """
 
     text: str
@@ -132,17 +132,17 @@ def _repository(prefix: str, repo: str, revision: str | None, subfolder: str | N
 
 def _is_repository(text: str) -> bool:
     """Whether the text has the form of a repository's name, with or without revision and subfolder."""
-    name = "/".join(text.split("/")[:2]).partition("@")[0]
-    return bool(_REPO.fullmatch(name.removesuffix("/"))) and not text.startswith(f"{name.removesuffix('/')}//")
+    parts = text.split("/")
+    name = "/".join(parts[:2]).partition("@")[0].removesuffix("/")
+    return bool(_REPO.fullmatch(name)) and not text.startswith(f"{name}//") and not {".", ".."} & set(parts)
 
 
 def _split(body: str) -> tuple[str, str | None, str | None]:
     """Repository, revision and subfolder of ``owner/name[@revision][/subfolder]``."""
     name, at, rest = body.partition("@")
     if not at:
-        first, second, *below = [*body.split("/"), ""]
-        repo = f"{first}/{second}" if second else first
-        return repo, None, _folder_of("/".join(below))
+        parts = body.split("/")
+        return "/".join(parts[:2]).removesuffix("/"), None, _folder_of("/".join(parts[2:]))
     if name.count("/") > 1:
         hint = "write owner/name@revision/subfolder"
         raise DoctorError(f"{body[:200]!r} has its revision after the subfolder, expected it after the name", hint)

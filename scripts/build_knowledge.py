@@ -253,7 +253,7 @@ def build_peft(cache: Path) -> None:
             "transformers": REMOVED_FROM_TRANSFORMERS[name],
             "error": f"ImportError: cannot import name '{name}' from 'transformers'",
         }
-        for name, versions in breaks.items()
+        for name, versions in sorted(breaks.items())
     ]
     facts = {"releases": RELEASES, "types": table(types), "subconfigs": table(subconfigs)}
     write("peft_fields.json", {**facts, "import_breaks": import_breaks}, depth=4)
@@ -364,8 +364,9 @@ def models_by_type() -> dict[str, list[Any]]:
         except (ImportError, RuntimeError) as error:
             print(f"left out {name}: {error}", file=sys.stderr)
             continue
-        for model in vars(module).values():
-            if inspect.isclass(model) and issubclass(model, transformers.PreTrainedModel) and model.__module__ == name:
+        classes: list[Any] = [value for value in vars(module).values() if inspect.isclass(value)]
+        for model in classes:
+            if issubclass(model, transformers.PreTrainedModel) and model.__module__ == name:
                 model_type = getattr(model.config_class, "model_type", "")
                 if model_type:
                     found[model_type].append(model)
@@ -412,8 +413,8 @@ def conversion(transform: Any) -> dict[str, Any]:
     """One step of a checkpoint's conversion, as data.
 
     `rename` replaces the first match of a pattern in a name by the (only) target, `group` does so pairwise and only if
-    the checkpoint has a name that the first pattern matches, `offset` adds to the number it captures, and `convert` also
-    computes with the tensors.
+    the checkpoint has a name that the first pattern matches, `offset` adds to the number it captures, and `convert`
+    also computes with the tensors.
     """
     from transformers.core_model_loading import GroupWeightRename, WeightConverter
 

@@ -7,12 +7,13 @@ stand in `tests/rules/*.toml`:
     config.FIELD, base.FIELD        adapter_config.json; the base's config.json, from which its modules follow
     trained.with.FIELD, trained.on.FIELD    the config and the base that the tensors come from (default: the healthy)
     retrained = true                the tensors come from the changed config and base
-    remove = ["config.FIELD"]       also "base.", "environment.", "folder.files.", "base_folder.files."; "config.*" is all
-    tensors.{keep,drop,rename,shape,dtype,add}      edits of the file, by regular expression, in this order
+    remove = ["config.FIELD"]       also base, environment, folder.files and base_folder.files; "config.*" is all
+    null = ["config.FIELD"]         the field is there and null; also base
+    tensors.{keep,drop,rename,add,shape,dtype}      edits of the file, by regular expression, in this order
     values = {REGEX = KIND}         zero, one, nan or infinite
-    weights.{name,state,detail,others}, pickle.{unexpected,dangerous}, config_text, config_file.{state,detail}
+    weights.{name,state,detail,size,others}, pickle.{unexpected,dangerous}, config_text, config_file.{state,detail}
     folder.*, base_folder.*         fields of AdapterFolder and BaseFolder; `files` are added to those that are there
-    modules.{keep,drop,rename,shape,kind,add}       edits of the base's modules; and fields of BaseModules
+    modules.{keep,drop,rename,add,shape,kind,class} edits of the base's modules; and fields of BaseModules
     environment.PACKAGE             a version
     copies = KIND                   same, different or unread: tensors named like base weights, against the base's
     measured = true, or {NAME = SHAPE}      what PEFT finds places for, where the forecast cannot tell
@@ -112,9 +113,12 @@ _KINDS = {
     "infinite": ValueSummary(PEAK, infinite=1),
 }
 _SECTIONS = frozenset(
-    "config base trained retrained remove tensors values weights pickle config_text config_file folder base_folder"
-    " modules environment copies measured refusal load run missing".split()
-)
+    {
+        "config", "base", "trained", "retrained", "remove", "null", "tensors", "values", "weights", "pickle", "config_text",
+        "config_file", "folder", "base_folder", "modules", "environment", "copies", "measured", "refusal", "load", "run",
+        "missing",
+    }
+)  # fmt: skip
 
 
 def patient(changes: Mapping[str, Any] | None = None) -> Facts:
@@ -146,10 +150,12 @@ def _fact(name: str) -> type:
 
 def _without(facts: Facts, kinds: Sequence[type]) -> Facts:
     why = Missing("the case says so")
-    return Facts({**facts.known, **{kind: why for kind in kinds}})
+    return Facts({**facts.known, **dict.fromkeys(kinds, why)})
 
 
-def _edited(healthy: Mapping[str, Any], section: str, given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _edited(
+    healthy: Mapping[str, Any], section: str, given: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
     """The fields of a section after what is removed and what is given."""
     fields = dict(healthy)
     for entry in changes.get("remove", ()):
@@ -157,6 +163,9 @@ def _edited(healthy: Mapping[str, Any], section: str, given: Mapping[str, Any], 
             fields = {}
         elif entry.startswith(f"{section}."):
             del fields[entry.removeprefix(f"{section}.")]
+    for entry in changes.get("null", ()):
+        if entry.startswith(f"{section}."):
+            fields[entry.removeprefix(f"{section}.")] = None
     return {**fields, **given}
 
 
@@ -171,17 +180,19 @@ def _tensors(config: AdapterConfig, base: BaseConfig, changes: Mapping[str, Any]
         base = BaseConfig({**BASE_CONFIG, **trained.get("on", {})})
     edits = changes.get("tensors", {})
     saved = foretell(config, AdapterTensors("", {}), _modules(base, config.task_type, {}), base.model_type)
-    if isinstance(saved, Missing) or saved.refusal is not None and not saved.places:
+    if isinstance(saved, Missing) or (saved.refusal is not None and not saved.places):
         raise ValueError(f"these tensors cannot have been trained: {saved}")
     tensors = {name: ("F32", shape) for name, shape in saved.places.items()}
     return _edit(tensors, edits, "tensors", {
+        "add": lambda _, new: ("F32", tuple(new)),
         "shape": lambda old, new: (old[0], _shape(old[1], new)),
         "dtype": lambda old, new: (new, old[1]),
-        "add": lambda _, new: ("F32", tuple(new)),
     })  # fmt: skip
 
 
-def _edit(items: dict[str, Any], edits: Mapping[str, Any], section: str, ways: Mapping[str, Callable[[Any, Any], Any]]) -> dict[str, Any]:
+def _edit(
+    items: dict[str, Any], edits: Mapping[str, Any], section: str, ways: Mapping[str, Callable[[Any, Any], Any]]
+) -> dict[str, Any]:
     """``items`` after the edits by regular expression; each must hit something."""
     hit = False
 
@@ -242,12 +253,14 @@ def header(tensors: Mapping[str, tuple[str, Shape]]) -> tuple[bytes, int]:
     return struct.pack("<Q", len(text)) + text, 8 + len(text) + at
 
 
-def _adapter(facts: Facts, config: AdapterConfig, tensors: Mapping[str, tuple[str, Shape]], changes: Mapping[str, Any]) -> Facts:
+def _adapter(
+    facts: Facts, config: AdapterConfig, tensors: Mapping[str, tuple[str, Shape]], changes: Mapping[str, Any]
+) -> Facts:
     weights, pickle = changes.get("weights", {}), changes.get("pickle", {})
     name, state = weights.get("name", WEIGHTS_FILE), weights.get("state", "unsafe" if pickle else "ok")
     first, size = header(tensors)
     others = [one if isinstance(one, dict) else {"name": one} for one in weights.get("others", ())]
-    listing = {CONFIG_FILE: 1100, "README.md": 5200, name: size}
+    listing = {CONFIG_FILE: 1100, "README.md": 5200, name: weights.get("size", size)}
     if state == "absent":
         del listing[name]
     listing |= {one["name"]: one.get("size", 1_000_000) for one in others}
@@ -265,8 +278,11 @@ def _adapter(facts: Facts, config: AdapterConfig, tensors: Mapping[str, tuple[st
             changes = {**changes, "config_file": {"state": "unreadable", "detail": str(trouble)}}
     config_file = FileState(CONFIG_FILE, **{"state": "ok", "size": 1100, **changes.get("config_file", {})})
     facts = facts.adding(ConfigFile(config_file), *([config] if config_file.ok else []))
-    chosen = None if state == "absent" else FileState(name, state, weights.get("detail", ""), size)
-    facts = facts.adding(WeightsFiles(chosen, tuple(FileState(**{"state": "ok", "size": 1_000_000, **one}) for one in others)))
+    on_disk = weights.get("size", size)
+    chosen = None if state == "absent" else FileState(name, state, weights.get("detail", ""), on_disk)
+    facts = facts.adding(
+        WeightsFiles(chosen, tuple(FileState(**{"state": "ok", "size": 1_000_000, **one}) for one in others))
+    )
     if pickle or state == "ok":
         is_pickle = name.endswith(".bin")
         facts = facts.adding(
@@ -286,7 +302,9 @@ def _adapter(facts: Facts, config: AdapterConfig, tensors: Mapping[str, tuple[st
 
 def _modules(config: BaseConfig, task: str, edits: Mapping[str, Any]) -> BaseModules:
     """The module tree that transformers builds for a Llama of this config and task."""
-    size, heads, kv = (config.number(name) or 0 for name in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    size, heads, kv = (
+        config.number(name) or 0 for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
+    )
     inner, rows = config.number("intermediate_size") or 0, config.number("vocab_size") or 0
     head_dim = config.number("head_dim") or size // heads
     biased = bool(config.raw.get("attention_bias"))
@@ -325,16 +343,20 @@ def _modules(config: BaseConfig, task: str, edits: Mapping[str, Any]) -> BaseMod
     }
     class_name, head, head_module = heads_by_task.get(task, ("LlamaForCausalLM", "lm_head", linear(rows, size)))
     if head:
-        modules = {"": Module("other", {}, class_name), **{f"model{tail}": one for tail, one in model.items()}, head: head_module}
+        modules = {
+            "": Module("other", {}, class_name),
+            **{f"model{tail}": one for tail, one in model.items()},
+            head: head_module,
+        }
     else:
         modules = {tail.removeprefix("."): one for tail, one in model.items()}
     fields = {name: edits[name] for name in ("origin", "class_name", "output_embedding", "tied") if name in edits}
     modules = _edit(modules, {name: edit for name, edit in edits.items() if name not in fields}, "modules", {
-        "shape": lambda old, new: replace(old, parameters={**old.parameters, "weight": _shape(old.parameters["weight"], new)}),
-        "kind": lambda old, new: replace(old, kind=new),
-        "class": lambda old, new: replace(old, class_name=new),
         "add": lambda _, new: Module(**{"kind": "linear", **new, "parameters": {
             own: tuple(shape) for own, shape in new.get("parameters", {}).items()}}),
+        "shape": _reshaped,
+        "kind": lambda old, new: replace(old, kind=new),
+        "class": lambda old, new: replace(old, class_name=new),
     })  # fmt: skip
     for name in list(modules):  # the levels above a module that was added or renamed
         for depth in range(name.count(".") + 1):
@@ -345,9 +367,15 @@ def _modules(config: BaseConfig, task: str, edits: Mapping[str, Any]) -> BaseMod
     })  # fmt: skip
 
 
+def _reshaped(module: Module, shape: Sequence[Any]) -> Module:
+    return replace(module, parameters={**module.parameters, "weight": _shape(module.parameters["weight"], shape)})
+
+
 def _base(facts: Facts, config: BaseConfig, modules: BaseModules, changes: Mapping[str, Any]) -> Facts:
     folder = {"reference": BASE, "exists": True, **changes.get("base_folder", {})}
-    weights = {name: ("F32", shape) for name, shape in modules.parameters() if not (modules.tied and name == "lm_head.weight")}
+    weights = {
+        name: ("F32", shape) for name, shape in modules.parameters() if not (modules.tied and name == "lm_head.weight")
+    }
     first, size = header(weights)
     listing = {"config.json": 700, "model.safetensors": size, "tokenizer.json": 20_000}
     folder["files"] = _edited(listing, "base_folder.files", folder.get("files", {}), changes)
@@ -355,7 +383,9 @@ def _base(facts: Facts, config: BaseConfig, modules: BaseModules, changes: Mappi
         return facts.adding(BaseFolder(**{**folder, "files": {}}))
     facts = facts.adding(BaseFolder(**folder))
     if "model.safetensors" in folder["files"]:
-        facts = facts.adding(BaseCheckpoint(safetensors_header.parse_header(first[8:], size, "model.safetensors").tensors))
+        facts = facts.adding(
+            BaseCheckpoint(safetensors_header.parse_header(first[8:], size, "model.safetensors").tensors)
+        )
     return facts.adding(config, modules) if "config.json" in folder["files"] else facts
 
 
@@ -395,7 +425,9 @@ def _derived(facts: Facts, changes: Mapping[str, Any], absent: Sequence[type]) -
     return facts.adding(replace(_outcome(fit, config, tensors, modules), **told), _run(changes))
 
 
-def _fit(config: AdapterConfig, tensors: AdapterTensors, base: BaseModules, base_config: BaseConfig, measured: Any) -> Fit | Missing:
+def _fit(
+    config: AdapterConfig, tensors: AdapterTensors, base: BaseModules, base_config: BaseConfig, measured: Any
+) -> Fit | Missing:
     if measured is None:
         return foretell(config, tensors, base, base_config.model_type)
     places = tensors.shapes
@@ -409,7 +441,9 @@ def _fit(config: AdapterConfig, tensors: AdapterTensors, base: BaseModules, base
         strays=tuple(key for key in tensors if key not in there.values() and key not in weights),
         vacant=tuple(place for place in places if place not in there),
         clashes=tuple(
-            Clash(key, tensors.shapes[key], places[place]) for place, key in there.items() if tensors.shapes[key] != places[place]
+            Clash(key, tensors.shapes[key], places[place])
+            for place, key in there.items()
+            if tensors.shapes[key] != places[place]
         ),
         overwriting=tuple(key for key in tensors if key not in there.values() and key in weights),
     )
@@ -420,8 +454,8 @@ def _outcome(fit: Fit, config: AdapterConfig, tensors: AdapterTensors, base: Bas
     refusal = fit.refusal
     if refusal is None and fit.clashes:
         lines = [
-            f"\tsize mismatch for {one.key}: copying a param with shape torch.Size({list(one.in_file)}) from checkpoint, the"
-            f" shape in current model is torch.Size({list(one.in_model)})." for one in fit.clashes
+            f"\tsize mismatch for {one.key}: copying a param with shape torch.Size({list(one.in_file)}) from checkpoint,"
+            f" the shape in current model is torch.Size({list(one.in_model)})." for one in fit.clashes
         ]  # fmt: skip
         text = "\n".join(["Error(s) in loading state_dict for PeftModelForCausalLM:", *lines])
         refusal = Refusal("assign", "RuntimeError", text)
@@ -436,7 +470,9 @@ def _outcome(fit: Fit, config: AdapterConfig, tensors: AdapterTensors, base: Bas
     )  # fmt: skip
 
 
-def _clean(tensors: AdapterTensors, told: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[LoadOutcome, RunOutcome]:
+def _clean(
+    tensors: AdapterTensors, told: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[LoadOutcome, RunOutcome]:
     return LoadOutcome(**{"extent": "skeleton", "in_file": len(tensors), "landed": len(tensors), **told}), _run(changes)
 
 

@@ -1,20 +1,30 @@
 """Match module names against a stranger's patterns as PEFT does, but within a time limit.
 
 PEFT hands `target_modules` strings and the keys of `rank_pattern` to `re` as they are, so a pattern that backtracks
-without end hangs the load. `regex` understands the same patterns and can be stopped.
+without end hangs the load. `re` cannot be stopped from within, so a pattern that could do this is tried in an
+interpreter of its own, which can.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import time
+import subprocess  # our own interpreter on a constant script; the pattern goes in as data
+import sys
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from functools import lru_cache
 
 SECONDS = 2.0
 """For all the names one pattern is matched against together; a sound pattern takes milliseconds."""
-MAX_LENGTH = 100_000
+MAX_LENGTH = 20_000
+_SCRIPT = """
+import json, re, sys, warnings
+warnings.simplefilter("ignore")
+pattern, names, whole = json.load(sys.stdin)
+match = re.compile(pattern).fullmatch if whole else re.compile(pattern).match
+json.dump([name for name in names if match(name)], sys.stdout)
+"""
 
 
 class BadPattern(ValueError):
@@ -25,46 +35,55 @@ def matching(pattern: str, names: Iterable[str], *, whole: bool = True) -> list[
     """The names that the pattern matches: from start to end if ``whole`` (``re.fullmatch``), else from the start.
 
     Raises:
-        BadPattern: it does not compile (as `re`, which PEFT uses, sees it), or takes longer than ``SECONDS``.
+        BadPattern: it does not compile, or takes longer than ``SECONDS``.
     """
-    compiled = _compiled(pattern)
-    deadline = time.monotonic() + SECONDS
-    found = []
-    for name in names:
-        try:
-            left = max(0.01, deadline - time.monotonic())
-            match = compiled.fullmatch(name, timeout=left) if whole else compiled.match(name, timeout=left)
-        except TimeoutError:
-            raise BadPattern(f"does not finish: matching {name!r} was stopped after {SECONDS:g} seconds") from None
-        if match is not None:
-            found.append(name)
-    return found
+    return list(_matching(pattern, tuple(names), whole))
 
 
-def _compiled(pattern: str) -> Any:
-    import regex
-
+@lru_cache(maxsize=512)
+def _matching(pattern: str, names: tuple[str, ...], whole: bool) -> tuple[str, ...]:
     if len(pattern) > MAX_LENGTH:
         raise BadPattern(f"is {len(pattern):,} characters long")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `re` warns about what will change; PEFT's user does not see it either
-            re.compile(pattern)
-            return regex.compile(pattern, regex.VERSION0)
+            compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise BadPattern(f"is no regular expression: {error}") from None
-    except regex.error as error:
-        raise BadPattern(f"cannot be examined: {error}") from None
+    if not _may_run_away(pattern):
+        return tuple(name for name in names if (compiled.fullmatch(name) if whole else compiled.match(name)))
+    try:
+        done = subprocess.run(  # noqa: S603 - no shell
+            [sys.executable, "-I", "-S", "-c", _SCRIPT], input=json.dumps([pattern, names, whole]),
+            capture_output=True, text=True, timeout=SECONDS, check=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise BadPattern(
+            f"does not finish: matching {len(names)} module names was stopped after {SECONDS:g} seconds"
+        ) from None
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise BadPattern(f"could not be tried: {error}") from None
+    return tuple(json.loads(done.stdout))
+
+
+def _may_run_away(pattern: str) -> bool:
+    """Whether matching a module name of some hundred characters could take long: repeats inside repeats, or many.
+
+    A repeat costs at most a name's length, so two in a row are some ten thousand steps; a repeated group may hold more.
+    """
+    bare = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", pattern)
+    repeats = re.findall(r"[*+]|\{\d*,\d*\}", bare)
+    return len(repeats) > 2 or bool(re.search(r"\)(?:[*+]|\{)", bare))
 
 
 def pattern_key(keys: Iterable[str], name: str) -> str | None:
-    """The first key of a `rank_pattern` that applies to a module, as PEFT finds it (peft/utils/other.py, get_pattern_key).
+    """The first key of a `rank_pattern` that applies to a module, as PEFT finds it (utils/other.py, get_pattern_key).
 
     Raises:
         BadPattern: as in :func:`matching`.
     """
     for key in keys:
-        if re.fullmatch(r"[\w.]+", key) and "." not in key:  # the usual case, a bare name, needs no regular expression
+        if re.fullmatch(r"\w+", key):  # the usual case, a bare name, needs no regular expression
             if name == key or name.endswith(f".{key}"):
                 return key
         elif matching(rf"(.*\.)?({key})$", [name], whole=False):

@@ -45,7 +45,9 @@ def _gather_config(source: Source, facts: Facts) -> Facts:
         facts = facts.adding(ConfigFile(FileState(CONFIG, "absent", f"there is no {CONFIG}")))
         return facts.lacking(Missing(f"there is no {CONFIG}"), AdapterConfig)
     try:
-        raw = bounded_json.parse_object(source.read(CONFIG, 0, bounded_json.MAX_BYTES + 1))
+        if size > bounded_json.MAX_BYTES:
+            raise bounded_json.BadJson(f"is {size:,} bytes, more than the {bounded_json.MAX_BYTES:,} that are read")
+        raw = bounded_json.parse_object(source.read(CONFIG))
     except bounded_json.BadJson as trouble:
         state = FileState(CONFIG, "unreadable", str(trouble), size)
     except Unreachable as trouble:

@@ -28,7 +28,7 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
         return Missing(
             f"model_type {config.model_type!r} is not known, so the checkpoint's names may not be the model's"
         )
-    prefix = architecture.prefix
+    prefix = architecture.prefix_for(task_type)
     wanted = architecture.classes.get(task_type) if task_type in _TASK_CLASSES else None
     headless = (wanted or next(iter(config.architectures), "")) == architecture.classes.get("BASE")
     if task_type == "FEATURE_EXTRACTION":

@@ -29,8 +29,8 @@ class TypeSpan:
 class FieldSpan:
     """One field of a config class: the releases that have it, its newest annotation, and every default it has had.
 
-    A default is the text of a Python expression, ``factory:dict`` and the like, or ``required``; ``defaults`` pairs each
-    with the release that brought it. ``saved`` is False for a field that PEFT keeps out of `adapter_config.json`.
+    A default is the text of a Python expression, ``factory:dict`` and the like, or ``required``; ``defaults`` pairs
+    each with the release that brought it. ``saved`` is False for a field that PEFT keeps out of `adapter_config.json`.
     """
 
     first: str
@@ -63,11 +63,12 @@ class ImportBreak:
 class Architecture:
     """What transformers has for a model type.
 
-    ``classes`` maps PEFT's task types, and ``BASE``, ``IMAGE_CLS``, ``IMAGE_TEXT``, ``MASKED_LM`` and ``SPEECH``, to the
-    names of classes. ``converted`` says that transformers renames or rearranges the tensors of a checkpoint when it loads
-    one: module names then are not always those in the file. A composite model is judged with the parts it has by default;
-    where its config names others (`text_config.model_type` and the like), they have entries of their own. ``conv1d`` says
-    that linear layers are `transformers.pytorch_utils.Conv1D`, whose weights are (in_features, out_features).
+    ``classes`` maps PEFT's task types, and ``BASE``, ``IMAGE_CLS``, ``IMAGE_TEXT``, ``MASKED_LM`` and ``SPEECH``, to
+    the names of classes. ``converted`` says that transformers renames or rearranges the tensors of a checkpoint when it
+    loads one: module names then are not always those in the file. A composite model is judged with the parts it has by
+    default; where its config names others (`text_config.model_type` and the like), they have entries of their own.
+    ``conv1d`` says that linear layers are `transformers.pytorch_utils.Conv1D`, whose weights are (in_features,
+    out_features).
     """
 
     prefix: str | None
@@ -91,8 +92,10 @@ class Conversion:
 
     ``kind`` is ``rename``; ``group`` (pairwise, and only if the checkpoint has a name that the first pattern matches);
     ``offset`` (the number captured changes by ``offset``); or ``convert``, which also computes with the tensors:
-    ``operations`` in order, e.g. `MergeModulelist(dim=0)`. Patterns are searched for as `core_model_loading` of
-    transformers does: ``*.`` stands for ``.*\\.``, and a pattern ends at the end of a word.
+    ``operations`` in order, e.g. `MergeModulelist(dim=0)`. All other steps apply in their order, then at most one
+    ``convert``. Patterns are searched for as `core_model_loading` of transformers does: ``*.`` stands for ``.*\\.``,
+    and a pattern that ends in a letter or digit ends at the end of a word. What is registered for a part of a model
+    sees names without the path of that part.
     """
 
     kind: str
@@ -161,9 +164,9 @@ def oldest_release_reading(config: Mapping[str, Any]) -> str | None:
 def written_by(config: Mapping[str, Any]) -> tuple[str, str] | None:
     """The oldest and newest release whose saved config has the keys of this one, judged by the keys alone.
 
-    PEFT saves every field of the class. Where no release has exactly these keys, those count that leave the fewest keys
-    of the config unexplained and, among them, would have added the fewest. None for an unknown PEFT type, and where even
-    these releases would have saved more than twice as many keys: such a config was written by hand.
+    PEFT saves every field of the class. Where no release has exactly these keys, those count that leave the fewest of
+    them unexplained and, among those releases, the ones that would have added the fewest. None for an unknown PEFT
+    type, and where more than half of what even these releases save is not there: a config written by hand.
     """
     known = _saved_keys(str(config.get("peft_type")))
     if not known:
@@ -177,8 +180,8 @@ def written_by(config: Mapping[str, Any]) -> tuple[str, str] | None:
 def unknown_fields(config: Mapping[str, Any], peft_version: str) -> dict[str, FieldSpan | None]:
     """The keys of a config that a PEFT version does not have for its type, each with what other releases know of it.
 
-    ``first`` is the release that brought the field, ``last`` (if set) the one after which it was removed; None means that
-    no release has it. Nothing is said about the fields of a PEFT type that the version does not have.
+    ``first`` is the release that brought the field, ``last`` (if set) the one after which it was removed; None means
+    that no release has it. Nothing is said about the fields of a PEFT type that the version does not have.
     """
     fields = fields_of(str(config.get("peft_type")))
     release = release_at(peft_version)

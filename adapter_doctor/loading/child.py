@@ -479,10 +479,17 @@ def sort_out(seen):
         for key, (model_key, _) in seen.places.items()
         if key not in covered and (alias.get(model_key) is None or alias[model_key] not in covered_ids)
     ]
+    clashes = [entry for entry in clashes if not is_echo(entry[0], seen.file)]
+    overwritten = {key for key in overwritten if not is_echo(key, seen.file)}
     clashing = {entry[0] for entry in clashes}
     ignored = [
-        key for key in seen.file if key not in landed and key not in clashing and "lora_monteclora_sampler" not in key
-    ]  # the sampler serves training only and is not loaded for use
+        key
+        for key in seen.file
+        if key not in landed
+        and key not in clashing
+        and not is_echo(key, seen.file)
+        and "lora_monteclora_sampler" not in key  # it serves training only and is not loaded for use
+    ]
     return {
         "in_file": len(seen.file),
         "landed": len(landed - clashing),

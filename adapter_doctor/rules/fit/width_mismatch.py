@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import Comparison, Fit
+from adapter_doctor.facts import Comparison
 from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
 @rule("AD306", Severity.ERROR, explains=("AD304", "AD501", "AD502", "AD503"))
-def width_mismatch(comparison: Comparison, fit: Fit) -> Iterator[Hit]:
+def width_mismatch(comparison: Comparison) -> Iterator[Hit]:
     """The adapter's tensors are of other widths than the base's layers.
 
     ## Why it matters
@@ -22,7 +22,7 @@ def width_mismatch(comparison: Comparison, fit: Fit) -> Iterator[Hit]:
     ## Fix
     Use the base that the adapter was trained on.
     """
-    clashes = comparison.clashes.get("width", ()) + comparison.clashes.get("head", ())
+    clashes = tuple(one for reason in ("width", "head", "layout") for one in comparison.clashes.get(reason, ()))
     if clashes:
         first = clashes[0]
         apart = [one for one in comparison.dimensions if not one.agrees and one.in_base]

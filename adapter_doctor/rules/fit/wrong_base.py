@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import AdapterConfig, AdapterTensors, BaseFolder, Comparison
+from adapter_doctor.facts import AdapterConfig, BaseFolder, Comparison
 from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
@@ -30,9 +30,7 @@ from adapter_doctor.rules import rule
         "AD220",
     ),
 )
-def wrong_base(
-    config: AdapterConfig, tensors: AdapterTensors, comparison: Comparison, base: BaseFolder
-) -> Iterator[Hit]:
+def wrong_base(config: AdapterConfig, comparison: Comparison, base: BaseFolder) -> Iterator[Hit]:
     """The adapter was made for another base model.
 
     ## Why it matters

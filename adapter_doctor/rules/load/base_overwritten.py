@@ -9,7 +9,7 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD504", Severity.ERROR, explains=("AD220",))
+@rule("AD504", Severity.ERROR)
 def base_overwritten(outcome: LoadOutcome, copies: BaseCopies) -> Iterator[Hit]:
     """Loading the adapter changed weights of the base itself.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import LoadOutcome
+from adapter_doctor.facts import Fit
 from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
 @rule("AD503", Severity.ERROR)
-def left_at_init(outcome: LoadOutcome) -> Iterator[Hit]:
-    """Places in the model got no tensor and keep their initial values.
+def left_at_init(fit: Fit) -> Iterator[Hit]:
+    """Places in the model get no tensor and keep their initial values.
 
     ## Why it matters
     Those modules add nothing, or noise. PEFT only warns ("Found missing adapter keys"), and not for every method.
@@ -22,6 +22,6 @@ def left_at_init(outcome: LoadOutcome) -> Iterator[Hit]:
     ## Fix
     Cure the cause named above.
     """
-    if outcome.left_at_init and outcome.refusal is None:
-        yield Hit(f"{len(outcome.left_at_init)} places in the model got no tensor", count=len(outcome.left_at_init),
-                  examples=some(outcome.left_at_init))  # fmt: skip
+    if fit.vacant:
+        yield Hit(f"{len(fit.vacant)} of {len(fit.places)} places in the model get no tensor", count=len(fit.vacant),
+                  examples=some(fit.vacant))  # fmt: skip

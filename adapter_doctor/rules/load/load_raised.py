@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import LoadOutcome
-from adapter_doctor.findings import Hit, Severity
+from adapter_doctor.facts import Fit, LoadOutcome, Missing
+from adapter_doctor.findings import Hit, Severity, Undecided, some
 from adapter_doctor.rules import rule
 
 
 @rule("AD501", Severity.ERROR, explains=("AD502", "AD503"))
-def load_raised(outcome: LoadOutcome) -> Iterator[Hit]:
-    """Loading raised an exception.
+def load_raised(fit: Fit | Missing, outcome: LoadOutcome | Missing) -> Iterator[Hit]:
+    """Loading the adapter raises an exception.
 
     ## Why it matters
     The adapter cannot be used on this base in this environment as it is.
@@ -22,5 +22,12 @@ def load_raised(outcome: LoadOutcome) -> Iterator[Hit]:
     ## Fix
     Read the library's message; if it does not help, report it with the output of `adapter-doctor check … --format json`.
     """
-    if outcome.refusal is not None:
+    if isinstance(outcome, LoadOutcome) and outcome.refusal is not None:
         yield Hit(f"{outcome.refusal.stage}: {outcome.refusal.line}")
+    elif isinstance(fit, Fit) and fit.refusal is not None:
+        yield Hit(f"PEFT would raise {fit.refusal.line}")
+    elif isinstance(fit, Fit) and fit.clashes:
+        yield Hit(f"PEFT would raise a size mismatch for {len(fit.clashes)} tensors", count=len(fit.clashes),
+                  examples=some(clash.key for clash in fit.clashes))  # fmt: skip
+    elif isinstance(fit, Missing):
+        raise Undecided(fit.why)

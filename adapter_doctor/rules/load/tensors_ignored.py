@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import LoadOutcome
+from adapter_doctor.facts import AdapterTensors, Fit
 from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
 @rule("AD502", Severity.ERROR)
-def tensors_ignored(outcome: LoadOutcome) -> Iterator[Hit]:
-    """Tensors of the file did not land in the model.
+def tensors_ignored(tensors: AdapterTensors, fit: Fit) -> Iterator[Hit]:
+    """Tensors of the file do not land in the model.
 
     ## Why it matters
     PEFT drops tensors that find no place without a word; what they had learnt is not applied.
@@ -22,6 +22,6 @@ def tensors_ignored(outcome: LoadOutcome) -> Iterator[Hit]:
     ## Fix
     Cure the cause named above; that PEFT loads without an error is no proof.
     """
-    if outcome.ignored and outcome.refusal is None:
-        yield Hit(f"{len(outcome.ignored)} of {outcome.in_file} tensors did not land", count=len(outcome.ignored),
-                  examples=some(outcome.ignored))  # fmt: skip
+    if fit.strays:
+        yield Hit(f"{len(fit.strays)} of {len(tensors)} tensors find no place in the model", count=len(fit.strays),
+                  examples=some(fit.strays))  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from adapter_doctor.facts import AdapterConfig, AdapterTensors
+from adapter_doctor.facts import AdapterConfig, AdapterTensors, Comparison, Missing
 from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.formats.declared_ranks import rank_of
@@ -13,7 +13,7 @@ from adapter_doctor.rules import rule
 
 
 @rule("AD211", Severity.ERROR, explains=("AD304", "AD306", "AD311", "AD5"), repairable=True)
-def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors) -> Iterator[Hit]:
+def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors, comparison: Comparison | Missing) -> Iterator[Hit]:
     """The rank that the config declares is not the rank of the tensors.
 
     ## Why it matters
@@ -26,7 +26,16 @@ def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors) -> Iterator[Hi
     ## Fix
     Set `r`, and a `rank_pattern` for the modules that differ, to the ranks of the tensors; keep alpha / r as trained.
     """
+    clashes = comparison.clashes.get("rank", ()) if isinstance(comparison, Comparison) else ()
     if config.peft_type != "LORA":
+        if clashes:
+            yield Hit(
+                f"{list(clashes[0].in_file)} in the file, {list(clashes[0].in_model)} by the config's rank,"
+                f" for {len(clashes)} tensors",
+                where="adapter_config.json",
+                count=len(clashes),
+                examples=some(clash.key for clash in clashes),
+            )
         return
     ranks: dict[str, int] = {}
     for name, info in tensors.tensors.items():
