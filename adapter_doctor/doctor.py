@@ -129,7 +129,9 @@ def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any
         config, tensors = facts.get(AdapterConfig), facts.get(AdapterTensors)
         if isinstance(config, Missing) or isinstance(tensors, Missing):
             raise AdapterError(report)
-        request = load_request(str(_source(base).path("")), None, config, tensors)  # type: ignore[arg-type]
+        base_config = gather_base(_source(base), facts).get(BaseConfig)
+        assert isinstance(base_config, BaseConfig)
+        request = load_request(str(_source(base).path("")), None, config, tensors, base_config)
         base = child.full_base(request, child.base_config(request))
     return peft.PeftModel.from_pretrained(base, str(_source(adapter).path("")))
 
@@ -201,6 +203,7 @@ def _load(
             return facts.lacking(Missing(f"nothing could be loaded: {fact.why}"), BaseModules, Fit, LoadOutcome)
     assert isinstance(config, AdapterConfig)
     assert isinstance(tensors, AdapterTensors)
+    assert isinstance(base_config, BaseConfig)
     assert base is not None
     environment = facts.get(Environment)
     absent = [
@@ -242,7 +245,7 @@ def _load_in_memory(model: Any, adapter: Source, facts: Facts, load: Load) -> Fa
     if load == "no":
         facts = facts.adding(modules_from(child.module_tree(model), "memory"))
         return facts.lacking(_waived("load='no'"), LoadOutcome)
-    request = load_request("", str(adapter.path("")), config, tensors)
+    request = load_request("", str(adapter.path("")), config, tensors, BaseConfig(raw))
     return read_answer(facts, child.answer(request, model), "skeleton", "memory")
 
 

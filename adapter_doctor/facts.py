@@ -348,6 +348,11 @@ class BaseModules:
                 counts[parent] = max(counts.get(parent, 0), int(last) + 1)
         return counts
 
+    @property
+    def shares_embedding(self) -> bool:
+        """Whether encoder and decoder use one embedding, kept under `shared`."""
+        return any(name.rpartition(".")[2] == "shared" for name in self.modules)
+
     def parameters(self) -> Iterator[tuple[str, Shape]]:
         """Every parameter's dotted name and shape."""
         for name, module in self.modules.items():

@@ -37,6 +37,9 @@ _EXOTIC = (
 )  # fmt: skip
 
 
+_EXPERT_NAMES = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj", "experts", "gate_up_proj", "router"}
+
+
 class CannotForetell(Exception):
     """The forecast would be a guess; the message says why."""
 
@@ -176,17 +179,21 @@ def _places(config: AdapterConfig, base: BaseModules, model_type: str) -> tuple[
     for name in _EXOTIC:
         if config.get(name):
             raise CannotForetell(f"`{name}` is set, and what it does is known only to PEFT itself")
-    for name in ("target_parameters", "trainable_token_indices", "modules_to_tie"):
+    for name in ("trainable_token_indices", "modules_to_tie"):
         if config.get(name):
             raise CannotForetell(f"`{name}` is set; where its tensors go depends on the model's code")
-    if base.origin == "checkpoint" and (architecture := knowledge.architecture(model_type)) and architecture.converted:
-        raise CannotForetell(
-            f"transformers renames or fuses modules of {model_type} when it loads, so the checkpoint's names do not tell"
-        )
+    setting = target_setting(config, model_type)
+    touched = {*(setting if isinstance(setting, list) else ()), *saved_module_names(config)}
+    if base.origin == "checkpoint" and any("embed" in one or one == "shared" for one in touched) and base.shares_embedding:
+        raise CannotForetell("the base's halves share one embedding, which the checkpoint holds under one name only")
+    if any(name.endswith("experts") and one.parameters for name, one in base.modules.items()) and (
+        isinstance(setting, str) or _EXPERT_NAMES & {str(one).rpartition(".")[2] for one in setting or ()}
+    ):
+        raise CannotForetell("the experts are stacked, and PEFT rewrites a config that may target them one by one")
     targeted = targeted_modules(config, base, model_type)
-    if not targeted:
+    places = _parameter_places(config, base, model_type, set(targeted))
+    if not targeted and not places:
         raise Refused("NoMatchingPeftModuleError", "Target modules not found in the base model")
-    places: dict[str, Shape] = {}
     for name in targeted:
         module = base.modules[name]
         width = module.width
@@ -199,6 +206,37 @@ def _places(config: AdapterConfig, base: BaseModules, model_type: str) -> tuple[
     places |= _bias_places(config, base, set(targeted))
     places |= _saved_places(config, base, set(targeted))
     return places, tuple(targeted)
+
+
+def _parameter_places(config: AdapterConfig, base: BaseModules, model_type: str, targeted: set[str]) -> dict[str, Shape]:
+    """Places of LoRA on single parameters, such as stacked experts (BaseTuner._inject_parameters, lora.ParamWrapper).
+
+    Several parameters of one module nest: the first is innermost, one `base_layer` deeper for each that follows.
+    """
+    wanted = config.get("target_parameters")
+    if not isinstance(wanted, list) or not wanted or config.peft_type != "LORA":
+        return {}
+    ends = tuple(f".{one}" for one in wanted)
+    architecture = knowledge.architecture(model_type)
+    places: dict[str, Shape] = {}
+    for name, module in base.modules.items():
+        matched = [own for own in module.parameters if f"{name}.{own}" in wanted or f"{name}.{own}".endswith(ends)]
+        if matched and (name in targeted or architecture is None):
+            raise CannotForetell(f"{name} is targeted as a module and by its parameters")
+        for number, own in enumerate(matched):
+            shape = module.parameters[own]
+            if len(shape) not in (2, 3):
+                raise Refused("ValueError", f"{name}.{own} has {len(shape)} dimensions, and only 2 and 3 are supported")
+            if config.get("use_dora") or config.get("lora_dropout") or config.get("lora_bias"):
+                raise Refused("ValueError", "lora.ParamWrapper does not work with DoRA, lora_dropout or lora_bias")
+            rank = _rank(config, f"{name}.{own}")
+            experts, into, out = shape if len(shape) == 3 else (1, shape[1], shape[0])
+            if len(shape) == 3 and not (architecture and architecture.transposed):
+                into, out = out, into
+            path = f"{PREFIX}{name}{'.base_layer' * (len(matched) - 1 - number)}"
+            places[f"{path}.lora_A.weight"] = (rank * experts, into)
+            places[f"{path}.lora_B.weight"] = (out, rank * experts)
+    return places
 
 
 def _lora(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:

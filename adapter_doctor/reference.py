@@ -84,7 +84,7 @@ def parse(text: str, *, revision: str | None = None, subfolder: str | None = Non
         "hf://" if found.text.startswith("hf://") else "",
         found.repo or "",
         _agreed("revision", found.revision, revision, bare),
-        _agreed("subfolder", found.subfolder, _clean_folder(subfolder) if subfolder else None, bare),
+        _agreed("subfolder", found.subfolder, _folder_of(subfolder) if subfolder else None, bare),
     )
 
 
@@ -161,7 +161,7 @@ def _split_revision(rest: str) -> tuple[str, str]:
 
 
 def _clean_folder(folder: str) -> str:
-    parts = [part for part in folder.split("/") if part not in ("", ".")]
+    parts = [part for part in map(str.strip, folder.split("/")) if part not in ("", ".")]
     if ".." in parts or any(ord(character) < 32 for character in folder):
         raise DoctorError(f"the subfolder {folder[:200]!r} leads out of the repository, expected one in it")
     return "/".join(parts)
@@ -169,8 +169,10 @@ def _clean_folder(folder: str) -> str:
 
 def _folder_of(place: str) -> str | None:
     """The subfolder that is meant by a place below a repository: a model's or adapter's file means its folder."""
-    above, _, last = _clean_folder(place).rpartition("/")
-    return (above if last in _FILES else _clean_folder(place)) or None
+    folder = _clean_folder(place)
+    while folder.rpartition("/")[2] in _FILES:
+        folder = folder.rpartition("/")[0]
+    return folder or None
 
 
 def _from_uri(text: str) -> Reference:

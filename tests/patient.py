@@ -105,6 +105,7 @@ VERSIONS: Mapping[str, str] = {
 }  # fmt: skip
 
 PEAK = 0.0625
+README, TOKENIZER = f"---\nbase_model: {BASE}\nlibrary_name: peft\n---\n", "{}"
 _HEALTHY = ValueSummary(PEAK)
 _KINDS = {
     "zero": ValueSummary(0.0),
@@ -260,7 +261,8 @@ def _adapter(
     name, state = weights.get("name", WEIGHTS_FILE), weights.get("state", "unsafe" if pickle else "ok")
     first, size = header(tensors)
     others = [one if isinstance(one, dict) else {"name": one} for one in weights.get("others", ())]
-    listing = {CONFIG_FILE: 1100, "README.md": 5200, name: weights.get("size", size)}
+    config_size = len(json.dumps(config.raw))
+    listing = {CONFIG_FILE: config_size, name: weights.get("size", size), "README.md": len(README)}
     if state == "absent":
         del listing[name]
     listing |= {one["name"]: one.get("size", 1_000_000) for one in others}
@@ -276,7 +278,7 @@ def _adapter(
             config = AdapterConfig(bounded_json.parse_object(text.encode()))
         except bounded_json.BadJson as trouble:
             changes = {**changes, "config_file": {"state": "unreadable", "detail": str(trouble)}}
-    config_file = FileState(CONFIG_FILE, **{"state": "ok", "size": 1100, **changes.get("config_file", {})})
+    config_file = FileState(CONFIG_FILE, **{"state": "ok", "size": config_size, **changes.get("config_file", {})})
     facts = facts.adding(ConfigFile(config_file), *([config] if config_file.ok else []))
     on_disk = weights.get("size", size)
     chosen = None if state == "absent" else FileState(name, state, weights.get("detail", ""), on_disk)
@@ -377,7 +379,9 @@ def _base(facts: Facts, config: BaseConfig, modules: BaseModules, changes: Mappi
         name: ("F32", shape) for name, shape in modules.parameters() if not (modules.tied and name == "lm_head.weight")
     }
     first, size = header(weights)
-    listing = {"config.json": 700, "model.safetensors": size, "tokenizer.json": 20_000}
+    listing = {
+        "config.json": len(json.dumps(config.raw)), "model.safetensors": size, "tokenizer.json": len(TOKENIZER)
+    }  # fmt: skip
     folder["files"] = _edited(listing, "base_folder.files", folder.get("files", {}), changes)
     if not folder["exists"]:
         return facts.adding(BaseFolder(**{**folder, "files": {}}))
@@ -495,11 +499,12 @@ def write(folder: Path) -> tuple[Path, Path]:
     base, adapter = folder / "base", folder / "adapter"
     tensors = _tensors(AdapterConfig(CONFIG), BaseConfig(BASE_CONFIG), {})
     weights = {name: ("F32", shape) for name, shape in _modules(BaseConfig(BASE_CONFIG), "CAUSAL_LM", {}).parameters()}
-    for place, config, config_name, contents, weights_name in (
-        (base, BASE_CONFIG, "config.json", weights, "model.safetensors"),
-        (adapter, CONFIG, CONFIG_FILE, tensors, WEIGHTS_FILE),
+    for place, config, config_name, contents, weights_name, further, text in (
+        (base, BASE_CONFIG, "config.json", weights, "model.safetensors", "tokenizer.json", TOKENIZER),
+        (adapter, CONFIG, CONFIG_FILE, tensors, WEIGHTS_FILE, "README.md", README),
     ):
         place.mkdir()
+        (place / further).write_text(text, encoding="utf-8")
         first, size = header(contents)
         values = struct.pack("<f", PEAK) * ((size - len(first)) // 4)
         (place / config_name).write_text(json.dumps(config), encoding="utf-8")

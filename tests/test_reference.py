@@ -156,9 +156,7 @@ def test_a_folder_has_a_subfolder_but_no_revision(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- folders
 
 
-@pytest.mark.parametrize(
-    "text", ["/no/such", "./here", "../up", ".", "..", "C:\\models\\x", "two words", "a/b/../c", "a/b@../c"]
-)
+@pytest.mark.parametrize("text", ["/no/such", "./here", "../up", ".", "..", "C:\\models\\x", "two words", "a/b/../c"])
 def test_a_path_is_a_path_though_nothing_is_there(text: str) -> None:
     found = parse(text)
     assert (found.path, found.repo, found.shadowed) == (Path(text), None, False)
@@ -189,8 +187,8 @@ def test_a_dangling_link_is_the_folder_that_was_meant(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------- properties
 
 _pieces = st.sampled_from(
-    ["owner", "name", "/", "@", "..", ".", "~", "hf://", "https://huggingface.co/", "models", "datasets", "tree", "main",
-     "blob", "refs/pr/3", "%2F", "%", "#", "?", " ", "\\", "a.json", "adapter_config.json", "--", ".git", "é", "[", ":"]
+    ["owner", "name", "/", "@", "..", ".", "~", "hf://", "https://huggingface.co/", "models", "datasets", "tree",
+     "main", "blob", "refs/pr/3", "%2F", "%", "#", "?", " ", "\\", "a.json", "adapter_config.json", "--", ".git", "é", "[", ":"]
 )  # fmt: skip
 texts = st.one_of(st.text(), st.lists(_pieces, max_size=9).map("".join), st.lists(_pieces, max_size=7).map("/".join))
 

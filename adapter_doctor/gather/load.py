@@ -9,6 +9,7 @@ from typing import Any
 from adapter_doctor.facts import (
     AdapterConfig,
     AdapterTensors,
+    BaseConfig,
     BaseModules,
     Clash,
     Environment,
@@ -44,10 +45,20 @@ def labels_in(tensors: AdapterTensors) -> int | None:
     return None
 
 
+_HEADS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
+
+
+def _has_head(base_config: BaseConfig, task: str) -> bool:
+    return any(name.endswith(_HEADS[task]) for name in base_config.architectures)
+
+
 def load_request(
-    base: str, adapter: str | None, config: AdapterConfig, tensors: AdapterTensors, **options: Any
+    base: str, adapter: str | None, config: AdapterConfig, tensors: AdapterTensors, base_config: BaseConfig, **options: Any
 ) -> dict[str, Any]:
-    """The request for the child: what to load, and what helps it choose the base's class."""
+    """The request for the child: what to load, and what helps it choose the base's class.
+
+    A base without a head for the task gets one with as many labels as the adapter's own, as its user would ask for.
+    """
     paths = {parsed.module for parsed in map(parse, tensors) if parsed is not None and parsed.module}
     task = config.task_type
     return {
@@ -56,7 +67,7 @@ def load_request(
         "task_type": task,
         "peft_type": config.peft_type,
         "auto_mapping": config.get("auto_mapping"),
-        "labels": labels_in(tensors) if task in ("SEQ_CLS", "TOKEN_CLS") else None,
+        "labels": labels_in(tensors) if task in _HEADS and not _has_head(base_config, task) else None,
         "paths": sorted(paths)[:5000],
         **options,
     }

@@ -35,18 +35,27 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
         headless = True
     if wanted and task_type in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS") and wanted not in config.architectures:
         return Missing(f"the checkpoint is not a {wanted}, so its names lack the head that is put on for {task_type}")
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    if architecture.converted:
+        if any(isinstance(config.raw.get(part), dict) for part in ("text_config", "vision_config", "audio_config")):
+            return Missing(f"transformers renames the parts of a {config.model_type} one by one when it loads")
+        names = (wanted or "", *config.architectures, architecture.classes.get("BASE", ""), config.model_type)
+        converted = _convert(shapes, next(filter(None, map(knowledge.conversions, names)), ()))
+        if converted is None:
+            return Missing(f"transformers rearranges the tensors of {config.model_type} when it loads, in a way of its own")
+        shapes = converted
     # An encoder-decoder holds its two halves at the top; every other model with a head holds its body under a prefix,
     # which checkpoints of the bare body (and old ones, GPT-2's above all) lack.
     bare = not config.raw.get("is_encoder_decoder") and architecture.classes.get("SEQ_2_SEQ_LM") is None
     parameters: dict[str, dict[str, Shape]] = {}
-    inside = any(name.startswith(f"{prefix}.") for name in checkpoint.tensors) if prefix else False
-    for name, info in checkpoint.tensors.items():
+    inside = any(name.startswith(f"{prefix}.") for name in shapes) if prefix else False
+    for name, shape in shapes.items():
         module, _, own = name.rpartition(".")
         if inside and headless and module.startswith(f"{prefix}."):
             module = module[len(prefix) + 1 :]
         elif prefix and bare and not inside and not headless:
             module = f"{prefix}.{module}"
-        parameters.setdefault(module, {})[own] = info.shape
+        parameters.setdefault(module, {})[own] = shape
     tied = bool(config.raw.get("tie_word_embeddings", config.text.get("tie_word_embeddings", True)))
     head = _head(parameters, config, tied, headless)
     modules: dict[str, Module] = {}
@@ -56,7 +65,49 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
             modules.setdefault(".".join(parts[:depth]), Module("other"))
         own = parameters[name]
         modules[name] = Module(_kind(name, own, config, architecture.conv1d), own)
+    for name in [name for name in modules if name.endswith("experts") and len(modules[name].parameters)]:
+        router = name.rpartition(".")[0] + ".gate"  # beside stacked experts it is a class of its own, no Linear
+        if router in modules:
+            modules[router] = Module("other", modules[router].parameters)
     return BaseModules(modules, "checkpoint", wanted or next(iter(config.architectures), ""), head, tied)
+
+
+def _convert(shapes: Mapping[str, Shape], steps: tuple[knowledge.Conversion, ...]) -> dict[str, Shape] | None:
+    """Names and shapes after transformers' conversion on load; None where a step is of a kind not followed here.
+
+    Renames apply in their order; then experts are stacked (MergeModulelist) and joined side by side (Concatenate).
+    """
+    steps = knowledge.conversions("legacy") + steps
+    merges = [step for step in steps if step.kind == "convert"]
+    simple = ({"MergeModulelist(dim=0)"}, {"MergeModulelist(dim=0)", "Concatenate(dim=1)"})
+    if any(step.kind in ("group", "offset") for step in steps) or any(set(one.operations) not in simple for one in merges):
+        return None
+    found: dict[str, Shape] = {}
+    parts: dict[str, dict[str, list[Shape]]] = {}
+    for name, shape in shapes.items():
+        for step in steps:
+            if step.kind == "rename":
+                for source, target in zip(step.sources, step.targets * len(step.sources), strict=False):
+                    name = re.sub(source, target, name, count=1)
+        for step in merges:
+            source, match = next(
+                ((one, hit) for one in step.sources if (hit := re.search(one.replace("*.", r".*\.") + r"\b", name))),
+                ("", None),
+            )
+            if match is not None:
+                whole = name[: match.start()] + step.targets[0]
+                parts.setdefault(whole, {}).setdefault(source, []).append(shape)
+                break
+        else:
+            found[name] = shape
+    for whole, sources in parts.items():
+        experts = {len(stack) for stack in sources.values()}
+        kinds = [set(stack) for stack in sources.values()]
+        if len(experts) != 1 or any(len(kind) != 1 for kind in kinds):
+            return None
+        first = [next(iter(kind)) for kind in kinds]
+        found[whole] = (experts.pop(), sum(shape[0] for shape in first), *first[0][1:])
+    return found
 
 
 def _head(parameters: dict[str, dict[str, Shape]], config: BaseConfig, tied: bool, headless: bool) -> str | None:

@@ -68,7 +68,7 @@ class Architecture:
     loads one: module names then are not always those in the file. A composite model is judged with the parts it has by
     default; where its config names others (`text_config.model_type` and the like), they have entries of their own.
     ``conv1d`` says that linear layers are `transformers.pytorch_utils.Conv1D`, whose weights are (in_features,
-    out_features).
+    out_features). ``transposed`` says that stacked experts are (experts, in_features, out_features).
     """
 
     prefix: str | None
@@ -76,6 +76,7 @@ class Architecture:
     classes: Mapping[str, str]
     converted: bool
     conv1d: bool
+    transposed: bool = False
 
     def prefix_for(self, task: str) -> str | None:
         """The `base_model_prefix` of the class for a task: as a rule the attribute under which it keeps its trunk.
@@ -245,7 +246,7 @@ def architecture(model_type: str) -> Architecture | None:
     if row is None:
         return None
     others = row.get("other_prefixes", {})
-    return Architecture(row["prefix"], others, row["classes"], row["converted"], row["conv1d"])
+    return Architecture(row["prefix"], others, row["classes"], row["converted"], row["conv1d"], row["transposed"])
 
 
 @cache

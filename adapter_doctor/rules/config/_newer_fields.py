@@ -1,0 +1,80 @@
+"""Which fields of a config the installed PEFT does not have yet, and what becomes of them."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from adapter_doctor import knowledge
+from adapter_doctor.facts import AdapterConfig, Environment
+from adapter_doctor.findings import Hit, some
+from adapter_doctor.rules.config._values import CONFIG, installed_release, is_before, shown
+
+# Fields that only training, or the record of it, reads: a load without them gives the same model.
+_HARMLESS = frozenset(
+    {
+        "auto_mapping", "corda_config", "eva_config", "init_lora_weights", "init_weights", "loftq_config",
+        "lora_ga_config", "megatron_core", "peft_version", "qalora_group_size", "rank_dropout_scale", "revision",
+        "runtime_config", "tokenizer_kwargs", "velora_config",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NewerField:
+    """A field that the installed release drops: its value, the release that brought it, whether the model changes."""
+
+    name: str
+    value: Any
+    first: str
+    harmless: bool
+
+
+def newer_fields(config: AdapterConfig, environment: Environment) -> list[NewerField]:
+    """The fields newer than the installed PEFT, without those that hold their default; none where PEFT is absent."""
+    installed = installed_release(environment)
+    if installed is None:
+        return []
+    unknown = knowledge.unknown_fields(config.raw, installed)
+    return [
+        NewerField(name, config.raw[name], span.first, name in _HARMLESS)
+        for name, span in unknown.items()
+        if span is not None and is_before(installed, span.first) and not is_default(config.raw[name], span)
+    ]
+
+
+def is_default(value: Any, span: knowledge.FieldSpan) -> bool:
+    """Whether a value is what PEFT takes where the field is absent, in any release; empty stands for empty."""
+    return any(_stands_for(value, text) for _, text in span.defaults)
+
+
+def _stands_for(value: Any, text: str) -> bool:
+    if text.startswith("factory:"):
+        return not value and not isinstance(value, (int, float))
+    try:
+        default = ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # an enum's member, such as PromptTuningInit.RANDOM
+        return value == text.rpartition(".")[2]
+    if not default and not value:
+        return not any(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (default, value)) or (
+            value == default
+        )
+    return bool(value == default)
+
+
+def newer_fields_hit(fields: list[NewerField], environment: Environment, consequence: str) -> Hit:
+    """One hit for all of them; ``consequence`` says what dropping them does."""
+    needed = max((one.first for one in fields), key=knowledge.releases().index)
+    named = ", ".join(f"`{one.name}` ({one.first})" for one in fields[:5])
+    return Hit(
+        f"{len(fields)} fields need a newer PEFT than the installed {environment.version('peft')}, which {consequence}:"
+        f" {named}"
+        if len(fields) > 1
+        else f"`{fields[0].name}` came with PEFT {fields[0].first}; the installed {environment.version('peft')}"
+        f" {consequence}",
+        where=CONFIG,
+        count=len(fields),
+        examples=some(f"{one.name}: {shown(one.value)}" for one in fields),
+        fix=f"pip install 'peft>={needed}'",
+    )
