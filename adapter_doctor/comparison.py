@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from adapter_doctor.facts import (
-    AdapterConfig,
     AdapterTensors,
     BaseConfig,
     BaseModules,
@@ -31,9 +30,7 @@ _NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 _OLD_LAYOUTS = ("oft_r", "oft_s", "bone_block")
 
 
-def compare(
-    config: AdapterConfig, tensors: AdapterTensors, base: BaseModules, fit: Fit, base_config: BaseConfig
-) -> Comparison:
+def compare(tensors: AdapterTensors, base: BaseModules, fit: Fit, base_config: BaseConfig) -> Comparison:
     """The comparison; see :class:`adapter_doctor.facts.Comparison` for the reasons it sorts by."""
     parsed = {key: parse(key) for key in tensors}
     keys = [one for one in parsed.values() if one is not None]
@@ -44,7 +41,7 @@ def compare(
     wide = _clashes(fit, base)
     return Comparison(
         strays=strays,
-        vacant=_sort_vacant(fit, parsed, strays, config),
+        vacant=_sort_vacant(fit, parsed, strays),
         clashes=wide,
         rename=rename,
         dimensions=_dimensions(keys, tensors, base, base_config),
@@ -239,7 +236,7 @@ _MOVED = ("wrapper", "double-prefix", "no-prefix", "adapter-name", "renamed", "f
 
 
 def _sort_vacant(
-    fit: Fit, parsed: Mapping[str, AdapterKey | None], strays: Mapping[str, tuple[str, ...]], config: AdapterConfig
+    fit: Fit, parsed: Mapping[str, AdapterKey | None], strays: Mapping[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
     if not fit.vacant:
         return {}

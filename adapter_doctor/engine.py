@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from adapter_doctor.facts import Facts, Missing
 from adapter_doctor.findings import Hit, Undecided
@@ -52,7 +52,7 @@ def judge(rules: Iterable[Rule[...]], facts: Facts) -> tuple[Outcome, ...]:
 
 
 def _examine(rule: Rule[...], facts: Facts) -> Outcome:
-    arguments = {parameter: facts.get(kind) for parameter, kind in rule.reads}
+    arguments: dict[str, Any] = {parameter: facts.get(kind) for parameter, kind in rule.reads}
     for parameter, value in arguments.items():
         if isinstance(value, Missing) and parameter not in rule.optional:
             return Unknown(rule, value.why, value.waived)

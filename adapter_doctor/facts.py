@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-
 from typing import Any, Literal, TypeVar, cast
 
 Shape = tuple[int, ...]
@@ -533,4 +532,4 @@ class Facts:
 
     def lacking(self, why: Missing, *kinds: type) -> Facts:
         """A copy in which the facts of these types are missing; what is known, or missing for a reason, stays so."""
-        return Facts({**{kind: why for kind in kinds}, **self.known})
+        return Facts({**dict.fromkeys(kinds, why), **self.known})

@@ -184,7 +184,11 @@ def _places(config: AdapterConfig, base: BaseModules, model_type: str) -> tuple[
             raise CannotForetell(f"`{name}` is set; where its tensors go depends on the model's code")
     setting = target_setting(config, model_type)
     touched = {*(setting if isinstance(setting, list) else ()), *saved_module_names(config)}
-    if base.origin == "checkpoint" and any("embed" in one or one == "shared" for one in touched) and base.shares_embedding:
+    if (
+        base.origin == "checkpoint"
+        and any("embed" in one or one == "shared" for one in touched)
+        and base.shares_embedding
+    ):
         raise CannotForetell("the base's halves share one embedding, which the checkpoint holds under one name only")
     if any(name.endswith("experts") and one.parameters for name, one in base.modules.items()) and (
         isinstance(setting, str) or _EXPERT_NAMES & {str(one).rpartition(".")[2] for one in setting or ()}
@@ -208,7 +212,9 @@ def _places(config: AdapterConfig, base: BaseModules, model_type: str) -> tuple[
     return places, tuple(targeted)
 
 
-def _parameter_places(config: AdapterConfig, base: BaseModules, model_type: str, targeted: set[str]) -> dict[str, Shape]:
+def _parameter_places(
+    config: AdapterConfig, base: BaseModules, model_type: str, targeted: set[str]
+) -> dict[str, Shape]:
     """Places of LoRA on single parameters, such as stacked experts (BaseTuner._inject_parameters, lora.ParamWrapper).
 
     Several parameters of one module nest: the first is innermost, one `base_layer` deeper for each that follows.

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from adapter_doctor.diagnosis import Diagnosis, Finding
+from adapter_doctor.diagnosis import Diagnosis, Finding, diagnose
+from adapter_doctor.engine import Outcome
 from adapter_doctor.errors import DoctorError
+from adapter_doctor.facts import (
+    AdapterConfig,
+    AdapterFolder,
+    AdapterTensors,
+    BaseConfig,
+    BaseFolder,
+    BaseModules,
+    Environment,
+    Facts,
+    LoadOutcome,
+    Missing,
+    RunOutcome,
+    WeightsFiles,
+)
 from adapter_doctor.findings import Severity
 
 Verdict = Literal["compatible", "incompatible", "undetermined"]
@@ -102,3 +117,51 @@ class Report:
         from adapter_doctor.render.text import render
 
         return render(self)
+
+
+def build(outcomes: Iterable[Outcome], facts: Facts, base_reference: str) -> Report:
+    """The report of one examination, from its outcomes and the facts that describe what was examined."""
+    folder, config, tensors = facts.get(AdapterFolder), facts.get(AdapterConfig), facts.get(AdapterTensors)
+    base_folder, base_config, outcome = facts.get(BaseFolder), facts.get(BaseConfig), facts.get(LoadOutcome)
+    environment, weights, modules = facts.get(Environment), facts.get(WeightsFiles), facts.get(BaseModules)
+    loaded = isinstance(outcome, LoadOutcome) and not outcome.died
+    adapter: dict[str, Any] = {
+        "reference": folder.reference if isinstance(folder, AdapterFolder) else None,
+        "revision": folder.revision if isinstance(folder, AdapterFolder) else None,
+        "peft_type": config.peft_type or None if isinstance(config, AdapterConfig) else None,
+        "task_type": config.task_type or None if isinstance(config, AdapterConfig) else None,
+        "rank": _rank(config),
+        "tensors": len(tensors) if isinstance(tensors, AdapterTensors) else None,
+        "parameters": sum(one.count for one in tensors.tensors.values()) if isinstance(tensors, AdapterTensors) else None,
+        "weights_file": weights.chosen.name if isinstance(weights, WeightsFiles) and weights.chosen else None,
+    }  # fmt: skip
+    base = {
+        "reference": base_reference or None,
+        "revision": base_folder.revision if isinstance(base_folder, BaseFolder) else None,
+        "model_type": base_config.model_type or None if isinstance(base_config, BaseConfig) else None,
+        "quantization": base_config.quantization_method if isinstance(base_config, BaseConfig) else None,
+        "class": modules.class_name or None if isinstance(modules, BaseModules) else None,
+        "names_from": modules.origin if isinstance(modules, BaseModules) else None,
+    }
+    landed = None
+    if isinstance(outcome, LoadOutcome) and loaded and outcome.in_file:
+        landed = {
+            "in_file": outcome.in_file, "landed": outcome.landed, "ignored": len(outcome.ignored),
+            "left_at_init": len(outcome.left_at_init), "overwritten_base": len(outcome.overwritten),
+        }  # fmt: skip
+    versions: dict[str, str | None] = {}
+    if isinstance(environment, Environment):
+        versions = {"python": environment.python}
+        versions |= {name: environment.version(name) for name in ("torch", "transformers", "peft")}
+    examined: Literal["static", "loaded", "run"] = "static"
+    if isinstance(outcome, LoadOutcome) and loaded:
+        ran = facts.get(RunOutcome)
+        examined = "run" if isinstance(ran, RunOutcome) and ran.refusal is None else "loaded"
+    return Report(diagnose(outcomes), examined, base, adapter, versions, landed)
+
+
+def _rank(config: AdapterConfig | Missing) -> int | None:
+    if isinstance(config, Missing):
+        return None
+    value = config.get("r", config.get("init_r"))
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

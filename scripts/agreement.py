@@ -199,7 +199,7 @@ def remove_field(pick: random.Random, raw: dict[str, Any]) -> None:
 
 
 MUTATIONS = {
-    "none": lambda pick, folder: None, "rename": keys_edited(rename_some), "drop": keys_edited(drop_some),
+    "none": lambda _pick, _folder: None, "rename": keys_edited(rename_some), "drop": keys_edited(drop_some),
     "add": keys_edited(add_some), "reshape": keys_edited(reshape_one), "edit": config_edited(edit_field),
     "remove": config_edited(remove_field),
 }  # fmt: skip

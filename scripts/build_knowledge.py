@@ -342,7 +342,9 @@ def build_architectures() -> None:
             "converted": model_type in converted,
             "conv1d": any(hasattr(sys.modules[model.__module__], "Conv1D") for model in classes),
             # Experts stored as (experts, in, out) instead of (experts, out, in), which turns LoRA's factors round.
-            "transposed": any("is_transposed=True" in inspect.getsource(sys.modules[one.__module__]) for one in classes),
+            "transposed": any(
+                "is_transposed=True" in inspect.getsource(sys.modules[one.__module__]) for one in classes
+            ),
         }
     own = {key: steps for key, steps in registered.items() if steps != registered.get(aliases.get(key, ""))}
     table = {

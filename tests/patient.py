@@ -115,9 +115,9 @@ _KINDS = {
 }
 _SECTIONS = frozenset(
     {
-        "config", "base", "trained", "retrained", "remove", "null", "tensors", "values", "weights", "pickle", "config_text",
-        "config_file", "folder", "base_folder", "modules", "environment", "copies", "measured", "refusal", "load", "run",
-        "missing",
+        "config", "base", "trained", "retrained", "remove", "null", "tensors", "values", "weights", "pickle",
+        "config_text", "config_file", "folder", "base_folder", "modules", "environment", "copies", "measured",
+        "refusal", "load", "run", "missing",
     }
 )  # fmt: skip
 
@@ -425,7 +425,7 @@ def _derived(facts: Facts, changes: Mapping[str, Any], absent: Sequence[type]) -
             *_clean(tensors, told | ({"refusal": refusal} if refusal else {}), changes)
         )
     copies = BaseCopies(**({changes.get("copies", "unread"): frozenset(fit.overwriting)} if fit.overwriting else {}))
-    facts = facts.adding(fit, copies, compare(config, tensors, modules, fit, base_config))
+    facts = facts.adding(fit, copies, compare(tensors, modules, fit, base_config))
     return facts.adding(replace(_outcome(fit, config, tensors, modules), **told), _run(changes))
 
 
@@ -458,8 +458,8 @@ def _outcome(fit: Fit, config: AdapterConfig, tensors: AdapterTensors, base: Bas
     refusal = fit.refusal
     if refusal is None and fit.clashes:
         lines = [
-            f"\tsize mismatch for {one.key}: copying a param with shape torch.Size({list(one.in_file)}) from checkpoint,"
-            f" the shape in current model is torch.Size({list(one.in_model)})." for one in fit.clashes
+            f"\tsize mismatch for {one.key}: copying a param with shape torch.Size({list(one.in_file)}) from"
+            f" checkpoint, the shape in current model is torch.Size({list(one.in_model)})." for one in fit.clashes
         ]  # fmt: skip
         text = "\n".join(["Error(s) in loading state_dict for PeftModelForCausalLM:", *lines])
         refusal = Refusal("assign", "RuntimeError", text)
@@ -467,7 +467,10 @@ def _outcome(fit: Fit, config: AdapterConfig, tensors: AdapterTensors, base: Bas
         return LoadOutcome("skeleton", base.class_name, refusal=refusal)
     scaling = {}
     if config.peft_type == "LORA":
-        scaling = {module: scaling_of(config, module) for module in fit.targeted}
+        try:
+            scaling = {module: scaling_of(config, module) for module in fit.targeted}
+        except (TypeError, ValueError) as error:  # as PEFT does, while it builds the layers
+            return LoadOutcome("skeleton", base.class_name, refusal=Refusal("inject", type(error).__name__, str(error)))
     return LoadOutcome(
         "skeleton", base.class_name, len(tensors), len(tensors) - len(fit.strays) - len(fit.clashes), fit.strays,
         fit.vacant, fit.clashes, fit.overwriting, refusal, scaling=scaling,

@@ -188,7 +188,8 @@ def test_a_dangling_link_is_the_folder_that_was_meant(tmp_path: Path) -> None:
 
 _pieces = st.sampled_from(
     ["owner", "name", "/", "@", "..", ".", "~", "hf://", "https://huggingface.co/", "models", "datasets", "tree",
-     "main", "blob", "refs/pr/3", "%2F", "%", "#", "?", " ", "\\", "a.json", "adapter_config.json", "--", ".git", "é", "[", ":"]
+     "main", "blob", "refs/pr/3", "%2F", "%", "#", "?", " ", "\\", "a.json", "adapter_config.json", "--", ".git", "é",
+     "[", ":"]
 )  # fmt: skip
 texts = st.one_of(st.text(), st.lists(_pieces, max_size=9).map("".join), st.lists(_pieces, max_size=7).map("/".join))
 

@@ -29,10 +29,12 @@ def check(
     no_values: Annotated[bool, typer.Option("--no-values", help="Do not read the values of tensors.")] = False,
     time_limit: Annotated[float, typer.Option(help="Seconds that the load may take.")] = 600.0,
     python: Annotated[str | None, typer.Option(help="Load with this environment's interpreter.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write kept module trees.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every finding in full.")] = False,
 ) -> None:
     """Check whether ADAPTER works on BASE: files, config, tensors and fit, then the load through PEFT."""
-    from adapter_doctor.doctor import LOADS, check
+    from adapter_doctor.doctor import check
+    from adapter_doctor.loading.stage import LOADS
 
     progress = Progress()
     try:
@@ -53,6 +55,7 @@ def check(
             values=not no_values,
             time_limit=time_limit,
             python=python,
+            cache=not no_cache,
             progress=progress,
         )
     except DoctorError as error:

@@ -63,6 +63,7 @@ class Progress:
         self._shown = 0
 
     def __call__(self, text: str) -> None:
+        """Show ``text`` in place of what was shown before."""
         if sys.stderr.isatty():
             line = visible(text, 100) + " …"
             typer.echo("\r" + line.ljust(self._shown), err=True, nl=False)

@@ -131,7 +131,10 @@ def _data_start(file: Any, entry: zipfile.ZipInfo) -> int:
 def _from_plain(file: Any, size: int) -> Listing:
     """Before torch 1.6: magic number, protocol, system, the value, storage keys: a pickle each. Or one bare pickle."""
     data = file.read(min(size, MAX_PICKLE))
-    position, values, names, pickles = 0, [], [], []
+    position = 0
+    values: list[Any] = []
+    names: list[tuple[str, str]] = []
+    pickles: list[bytes] = []
     while position < len(data) and len(values) < 4:
         try:
             value, found, used = _Machine(data[position:], "", "", {}).run()

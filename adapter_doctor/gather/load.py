@@ -53,7 +53,12 @@ def _has_head(base_config: BaseConfig, task: str) -> bool:
 
 
 def load_request(
-    base: str, adapter: str | None, config: AdapterConfig, tensors: AdapterTensors, base_config: BaseConfig, **options: Any
+    base: str,
+    adapter: str | None,
+    config: AdapterConfig,
+    tensors: AdapterTensors,
+    base_config: BaseConfig,
+    **options: Any,
 ) -> dict[str, Any]:
     """The request for the child: what to load, and what helps it choose the base's class.
 

@@ -42,7 +42,9 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
         names = (wanted or "", *config.architectures, architecture.classes.get("BASE", ""), config.model_type)
         converted = _convert(shapes, next(filter(None, map(knowledge.conversions, names)), ()))
         if converted is None:
-            return Missing(f"transformers rearranges the tensors of {config.model_type} when it loads, in a way of its own")
+            return Missing(
+                f"transformers rearranges the tensors of {config.model_type} when it loads, in a way of its own"
+            )
         shapes = converted
     # An encoder-decoder holds its two halves at the top; every other model with a head holds its body under a prefix,
     # which checkpoints of the bare body (and old ones, GPT-2's above all) lack.
@@ -51,7 +53,7 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
     inside = any(name.startswith(f"{prefix}.") for name in shapes) if prefix else False
     for name, shape in shapes.items():
         module, _, own = name.rpartition(".")
-        if inside and headless and module.startswith(f"{prefix}."):
+        if prefix and inside and headless and module.startswith(f"{prefix}."):
             module = module[len(prefix) + 1 :]
         elif prefix and bare and not inside and not headless:
             module = f"{prefix}.{module}"
@@ -63,8 +65,7 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
         parts = name.split(".")
         for depth in range(len(parts)):
             modules.setdefault(".".join(parts[:depth]), Module("other"))
-        own = parameters[name]
-        modules[name] = Module(_kind(name, own, config, architecture.conv1d), own)
+        modules[name] = Module(_kind(name, parameters[name], architecture.conv1d), parameters[name])
     for name in [name for name in modules if name.endswith("experts") and len(modules[name].parameters)]:
         router = name.rpartition(".")[0] + ".gate"  # beside stacked experts it is a class of its own, no Linear
         if router in modules:
@@ -80,7 +81,9 @@ def _convert(shapes: Mapping[str, Shape], steps: tuple[knowledge.Conversion, ...
     steps = knowledge.conversions("legacy") + steps
     merges = [step for step in steps if step.kind == "convert"]
     simple = ({"MergeModulelist(dim=0)"}, {"MergeModulelist(dim=0)", "Concatenate(dim=1)"})
-    if any(step.kind in ("group", "offset") for step in steps) or any(set(one.operations) not in simple for one in merges):
+    if any(step.kind in ("group", "offset") for step in steps) or any(
+        set(one.operations) not in simple for one in merges
+    ):
         return None
     found: dict[str, Shape] = {}
     parts: dict[str, dict[str, list[Shape]]] = {}
@@ -132,7 +135,7 @@ def _head(parameters: dict[str, dict[str, Shape]], config: BaseConfig, tied: boo
     return None
 
 
-def _kind(name: str, own: Mapping[str, Shape], config: BaseConfig, conv1d: bool) -> str:
+def _kind(name: str, own: Mapping[str, Shape], conv1d: bool) -> str:
     weight = own.get("weight")
     if weight is None:
         return "other"

@@ -115,7 +115,9 @@ def compare_with_base(
     adapter: Path, copies: Mapping[str, TensorInfo], base: Path, checkpoint: BaseCheckpoint, names: Mapping[str, str]
 ) -> BaseCopies:
     """Which of the adapter's ``copies`` equal the base tensors that ``names`` maps them to, byte for byte."""
-    same, different, unread = set(), set(), set()
+    same: set[str] = set()
+    different: set[str] = set()
+    unread: set[str] = set()
     for key, info in copies.items():
         other = checkpoint.tensors.get(names.get(key, ""))
         if other is None or other.dtype != info.dtype or other.shape != info.shape:

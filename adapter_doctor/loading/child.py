@@ -150,7 +150,7 @@ def choose_skeleton(request, config):
                 % (config.model_type, request.get("task_type"), getattr(config, "architectures", None))
             ),
         )
-    paths = {key for key in request.get("paths", [])}
+    paths = set(request.get("paths", []))
     best, best_score, trouble = None, (-1, 0), None
     for number, cls in enumerate(classes[:4]):
         try:
@@ -477,7 +477,9 @@ def sort_out(seen):
     vacant = [
         key
         for key, (model_key, _) in seen.places.items()
-        if key not in covered and (alias.get(model_key) is None or alias[model_key] not in covered_ids)
+        if key not in covered
+        and not is_echo(key, seen.places)
+        and (alias.get(model_key) is None or alias[model_key] not in covered_ids)
     ]
     clashes = [entry for entry in clashes if not is_echo(entry[0], seen.file)]
     overwritten = {key for key in overwritten if not is_echo(key, seen.file)}

@@ -477,7 +477,7 @@ class Shelf:
                 subfolder=self.repo.replace("/", "--"),
                 assets_dir=constants.HF_ASSETS_CACHE,
             )
-        except OSError:
+        except (OSError, ValueError):  # the latter for a file that lies in its place
             return None
 
     def commit(self, revision: str) -> str | None:

@@ -55,12 +55,11 @@ def _stands_for(value: Any, text: str) -> bool:
     try:
         default = ast.literal_eval(text)
     except (ValueError, SyntaxError):  # an enum's member, such as PromptTuningInit.RANDOM
-        return value == text.rpartition(".")[2]
-    if not default and not value:
-        return not any(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (default, value)) or (
-            value == default
-        )
-    return bool(value == default)
+        return isinstance(value, str) and value == text.rpartition(".")[2]
+    if value == default:
+        return True
+    both = (value, default)
+    return not any(both) and not any(isinstance(one, (int, float)) and not isinstance(one, bool) for one in both)
 
 
 def newer_fields_hit(fields: list[NewerField], environment: Environment, consequence: str) -> Hit:

@@ -18,7 +18,7 @@ def config_missing(config: ConfigFile) -> Iterator[Hit]:
     without it.
 
     ## Common causes
-    Only the weights were copied or uploaded; the folder above or below was given; the weights come from another trainer.
+    Only the weights were copied or uploaded; the wrong folder was given; the weights come from another trainer.
 
     ## Fix
     Copy `adapter_config.json` from the folder where the adapter was saved, or save it again with `save_pretrained`.

@@ -17,8 +17,8 @@ def config_unreadable(config: ConfigFile) -> Iterator[Hit]:
     PEFT reads it with Python's `json` and raises; it tolerates no comment, no trailing comma and no byte order mark.
 
     ## Common causes
-    Edited by hand, cut off by a full disk or a broken download, saved as UTF-16 or with a byte order mark, replaced by a
-    Git LFS pointer or an error page.
+    Edited by hand, cut off by a full disk or a broken download, saved as UTF-16 or with a byte order mark, replaced by
+    a Git LFS pointer or an error page.
 
     ## Fix
     Run `python -m json.tool adapter_config.json`, mend what it names, or copy the file again from where it was saved.

@@ -14,9 +14,7 @@ _STRICT = ("0.6.0", "0.13.2")
 
 
 @rule("AD401", Severity.ERROR, explains=("AD105", "AD106", "AD116", "AD5"))
-def peft_too_old(
-    config: AdapterConfig, environment: Environment, outcome: LoadOutcome | Missing
-) -> Iterator[Hit]:
+def peft_too_old(config: AdapterConfig, environment: Environment, outcome: LoadOutcome | Missing) -> Iterator[Hit]:
     """The installed PEFT is too old to read this adapter.
 
     ## Why it matters

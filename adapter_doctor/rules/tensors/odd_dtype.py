@@ -28,7 +28,7 @@ def odd_dtype(tensors: AdapterTensors) -> Iterator[Hit]:
     """
     odd = {
         name: info.dtype for name, info in tensors.tensors.items()
-        if info.dtype not in _USUAL and (one := parse(name)) is not None
+        if info.dtype not in _USUAL and parse(name) is not None
         and not any(part in name for part in ("indices", "_size", "logits"))
     }  # fmt: skip
     if odd:

@@ -1,0 +1,110 @@
+"""The stage of the load: facts in, facts out, with the load in a child process or on a copy in this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from adapter_doctor.errors import DoctorError
+from adapter_doctor.facts import (
+    AdapterConfig,
+    AdapterTensors,
+    BaseCheckpoint,
+    BaseConfig,
+    BaseFolder,
+    BaseModules,
+    Environment,
+    Facts,
+    Fit,
+    LoadOutcome,
+    Missing,
+)
+from adapter_doctor.formats.adapter_keys import parse
+from adapter_doctor.gather import tree_cache
+from adapter_doctor.gather.load import load_request, modules_from, read_answer
+from adapter_doctor.loading.process import ChildDied, LoadingChild
+from adapter_doctor.sources import Source
+
+Load = Literal["skeleton", "full", "no"]
+LOADS: tuple[Load, ...] = ("skeleton", "full", "no")
+
+
+def waived(option: str) -> Missing:
+    """The reason of a fact that the user did not want looked at."""
+    return Missing(f"at your request ({option})", waived=True)
+
+
+def load_in_child(
+    base: Source | None, adapter: Source, facts: Facts, load: Load, run: bool, options: Mapping[str, Any],
+    time_limit: float, python: str | None, child: LoadingChild | None, progress: Callable[[str], None] | None, cache: bool,
+) -> Facts:  # fmt: skip
+    """The load in a child process, where it was asked for and is possible."""
+    if load == "no":
+        return facts.lacking(waived("--load no"), LoadOutcome)
+    config, tensors, base_config = facts.get(AdapterConfig), facts.get(AdapterTensors), facts.get(BaseConfig)
+    for fact in (config, tensors, base_config):
+        if isinstance(fact, Missing):
+            return facts.lacking(Missing(f"nothing could be loaded: {fact.why}"), BaseModules, Fit, LoadOutcome)
+    assert isinstance(config, AdapterConfig)
+    assert isinstance(tensors, AdapterTensors)
+    assert isinstance(base_config, BaseConfig)
+    assert base is not None
+    environment = facts.get(Environment)
+    absent = [
+        name for name in ("torch", "transformers", "peft")
+        if isinstance(environment, Environment) and environment.version(name) is None
+    ]  # fmt: skip
+    if absent and python is None:
+        why = f"{' and '.join(absent)} not installed: pip install 'adapter-doctor[load]', or judge with --load no"
+        return facts.lacking(Missing(why), BaseModules, Fit, LoadOutcome)
+    request = load_request(
+        str(base.path("")), str(adapter.path("")), config, tensors, base_config, extent=load, run=run, **options
+    )
+    try:
+        if child is not None:
+            answer = child.ask(request, time_limit)
+        else:
+            with LoadingChild(python, progress) as own:
+                answer = own.ask(request, time_limit)
+    except ChildDied as death:
+        facts = facts.adding(LoadOutcome("full" if load == "full" else "skeleton", died=str(death)))
+        return facts.lacking(Missing(str(death)), BaseModules, Fit)
+    facts = read_answer(facts, answer, load)
+    if cache and "base" in answer:
+        tree_cache.write(tree_name(facts, options.get("model_class")), answer["base"])
+    return facts
+
+
+def tree_name(facts: Facts, model_class: str | None) -> str:
+    """The name under which the module tree of this base is kept for this adapter."""
+    config, tensors, base_config = facts.get(AdapterConfig), facts.get(AdapterTensors), facts.get(BaseConfig)
+    environment = facts.get(Environment)
+    assert isinstance(config, AdapterConfig)
+    assert isinstance(tensors, AdapterTensors)
+    assert isinstance(base_config, BaseConfig)
+    version = environment.version("transformers") if isinstance(environment, Environment) else None
+    paths = [one.module for one in map(parse, tensors) if one is not None]
+    return tree_cache.key(base_config.raw, config.task_type, config.get("auto_mapping"), model_class, version, paths)
+
+
+def load_in_memory(model: Any, adapter: Source, facts: Facts, load: Load) -> Facts:
+    """The load on a copy of the model's structure, in this process: what the model holds is not touched."""
+    from adapter_doctor.loading import child
+
+    if hasattr(model, "peft_config"):
+        raise DoctorError(
+            "the model in memory already carries an adapter, and a second one on top would be doubly wrapped",
+            "pass the base model: `model.unload()`, or load it anew",
+        )
+    raw = model.config.to_dict() if hasattr(model, "config") and hasattr(model.config, "to_dict") else {}
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    facts = facts.adding(BaseFolder(name or type(model).__name__, True), BaseConfig(raw))
+    facts = facts.lacking(Missing("the base is a model in memory, not files", waived=True), BaseCheckpoint)
+    config, tensors = facts.get(AdapterConfig), facts.get(AdapterTensors)
+    if isinstance(config, Missing) or isinstance(tensors, Missing):
+        return facts.lacking(Missing("nothing could be loaded"), BaseModules, Fit, LoadOutcome)
+    if load == "no":
+        facts = facts.adding(modules_from(child.module_tree(model), "memory"))
+        return facts.lacking(waived("load='no'"), LoadOutcome)
+    request = load_request("", str(adapter.path("")), config, tensors, BaseConfig(raw))
+    return read_answer(facts, child.answer(request, model), "skeleton", "memory")
