@@ -485,6 +485,7 @@ class Comparison:
 class LoadOutcome:
     """What happened when the adapter was loaded onto the base, told tensor by tensor.
 
+    ``stand_in``: the base was a model made of the checkpoint's names and shapes, because its own code was not run.
     ``extent`` is ``skeleton`` or ``full``; ``died`` holds the reason when the child process ended without an answer.
     """
 
@@ -501,6 +502,7 @@ class LoadOutcome:
     warnings: tuple[str, ...] = ()
     scaling: Mapping[str, float] = field(default_factory=dict)
     changed_base: tuple[str, ...] = ()
+    stand_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)

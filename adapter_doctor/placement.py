@@ -368,7 +368,7 @@ def canonical(key: str) -> str:
 
 def is_echo(key: str, names: Container[str]) -> bool:
     """Whether this is a second copy that PEFT saves of a module saved whole when the vocabulary was resized."""
-    plain = key.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+    plain = re.sub(r"\.(?:modules_to_save(?:\.default)?|original_module)\.", ".", key)
     return plain != key and plain in names
 
 

@@ -157,7 +157,12 @@ def build(outcomes: Iterable[Outcome], facts: Facts, base_reference: str) -> Rep
     if isinstance(outcome, LoadOutcome) and loaded:
         ran = facts.get(RunOutcome)
         examined = "run" if isinstance(ran, RunOutcome) and ran.refusal is None else "loaded"
-    return Report(diagnose(outcomes), examined, base, adapter, versions, landed)
+    notes = []
+    if isinstance(outcome, LoadOutcome) and outcome.stand_in:
+        notes.append("the base's own code was not run: it was judged by the names and shapes in its checkpoint")
+    if isinstance(modules, BaseModules) and modules.origin == "cache":
+        notes.append("the base's module names are those of an earlier load with the same config and transformers")
+    return Report(diagnose(outcomes), examined, base, adapter, versions, landed, tuple(notes))
 
 
 def _rank(config: AdapterConfig | Missing) -> int | None:

@@ -20,6 +20,7 @@ stand in `tests/rules/*.toml`:
     refusal.{stage,error,message}   PEFT raises
     load.*, run.*                   fields of LoadOutcome and RunOutcome, as they are told by the load alone
     missing = ["FACT"]              facts that are not known
+    waived = ["FACT"]               facts that the user asked not to look for, as with `--load no`
 
 Names to be added may hold `{0..3}` and `{q_proj,v_proj}`; in a shape, "*" keeps the size that is there.
 """
@@ -29,7 +30,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -117,9 +118,15 @@ _SECTIONS = frozenset(
     {
         "config", "base", "trained", "retrained", "remove", "null", "tensors", "values", "weights", "pickle",
         "config_text", "config_file", "folder", "base_folder", "modules", "environment", "copies", "measured",
-        "refusal", "load", "run", "missing",
+        "refusal", "load", "run", "missing", "waived",
     }
 )  # fmt: skip
+_KEYS = {
+    "trained": ("with", "on"),
+    "pickle": ("unexpected", "dangerous"),
+    "weights": ("name", "state", "detail", "size", "others"),
+}
+_EDITED = ("config", "base", "environment", "folder.files", "base_folder.files")
 
 
 def patient(changes: Mapping[str, Any] | None = None) -> Facts:
@@ -129,17 +136,28 @@ def patient(changes: Mapping[str, Any] | None = None) -> Facts:
         ValueError: a change is misspelt, or hits nothing.
     """
     changes = changes or {}
-    if unknown := set(changes) - _SECTIONS:
-        raise ValueError(f"no such change: {', '.join(sorted(unknown))}")
+    _check("", changes, _SECTIONS)
+    for section, keys in _KEYS.items():
+        _check(section, changes.get(section, {}), keys)
+    _check("null", [entry.partition(".")[0] for entry in changes.get("null", ())], _EDITED[:2])
+    for entry in changes.get("remove", ()):
+        if not entry.startswith(tuple(f"{section}." for section in _EDITED)):
+            raise ValueError(f"no such field: {entry}")
     absent = tuple(_fact(name) for name in changes.get("missing", ()))
+    waived = dict.fromkeys(map(_fact, changes.get("waived", ())), Missing("left out at your request", waived=True))
     config = AdapterConfig(_edited(CONFIG, "config", changes.get("config", {}), changes))
     base_config = BaseConfig(_edited(BASE_CONFIG, "base", changes.get("base", {}), changes))
     modules = _modules(base_config, config.task_type, changes.get("modules", {}))
     facts = _adapter(Facts(), config, _tensors(config, base_config, changes), changes)
     facts = _base(facts, base_config, modules, changes)
     facts = facts.adding(_environment(changes))
-    facts = _derived(_without(facts, absent), changes, absent)
-    return _without(facts, absent)
+    facts = _without(_derived(_without(facts, absent), changes, absent), absent)
+    return Facts({**facts.known, **waived})
+
+
+def _check(section: str, found: Iterable[str], known: Collection[str]) -> None:
+    if unknown := set(found) - set(known):
+        raise ValueError(f"no such change: {section}.{', '.join(sorted(unknown))}")
 
 
 def _fact(name: str) -> type:
@@ -195,7 +213,6 @@ def _edit(
     items: dict[str, Any], edits: Mapping[str, Any], section: str, ways: Mapping[str, Callable[[Any, Any], Any]]
 ) -> dict[str, Any]:
     """``items`` after the edits by regular expression; each must hit something."""
-    hit = False
 
     def found(pattern: str) -> list[str]:
         names = [name for name in items if re.search(pattern, name)]
@@ -203,12 +220,7 @@ def _edit(
             raise ValueError(f"{section}: nothing matches {pattern!r}")
         return names
 
-    for name in edits:
-        if name not in ("keep", "drop", "rename", *ways):
-            raise ValueError(f"no such edit: {section}.{name}")
-        hit = True
-    if not hit:
-        return items
+    _check(section, edits, ("keep", "drop", "rename", *ways))
     if "keep" in edits:
         items = {name: items[name] for name in found(edits["keep"])}
     if "drop" in edits:
@@ -364,7 +376,7 @@ def _modules(config: BaseConfig, task: str, edits: Mapping[str, Any]) -> BaseMod
         for depth in range(name.count(".") + 1):
             modules.setdefault(".".join(name.split(".")[:depth]), Module("other"))
     return BaseModules(modules, **{
-        "origin": "skeleton", "class_name": class_name, "output_embedding": "lm_head" if head == "lm_head" else None,
+        "origin": "skeleton", "class_name": class_name, "output_embedding": "lm_head" if "lm_head" in modules else None,
         "tied": bool(config.raw.get("tie_word_embeddings")), **fields,
     })  # fmt: skip
 

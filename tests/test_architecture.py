@@ -26,6 +26,7 @@ _WORDS = {"findings", "facts"}
 _PURE = _WORDS | {"formats", "knowledge"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"doctor", "errors", "report"},
+    "__main__": {"cli"},
     "errors": set(),
     "findings": set(),
     "facts": {"findings"},
@@ -41,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"errors"},
     "sources": {"errors", "reference"},
     "gather": _PURE | {"errors", "reference", "sources"},
-    "loading": {"facts", "errors"},
+    "loading": _PURE | {"errors", "sources", "gather"},
+    "derive": _PURE | {"errors", "reference", "sources", "gather", "loading", "comparison", "placement"},
 }
 FIRST_PARTIES_OF_NOBODY = {"doctor", "cli"}  # they may import everything; only `cli` may import `cli`
 # Exceptions, each with its reason.

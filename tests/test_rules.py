@@ -16,7 +16,7 @@ from patient import patient
 
 from adapter_doctor.diagnosis import diagnose
 from adapter_doctor.engine import Clear, Crashed, Fired, Outcome, Unknown, judge
-from adapter_doctor.facts import Facts, Missing
+from adapter_doctor.facts import AdapterTensors, Facts, LoadOutcome, Missing
 from adapter_doctor.findings import Hit, Severity
 from adapter_doctor.rules import Rule, all_rules
 
@@ -88,6 +88,27 @@ def test_rule_keeps_quiet_on_a_well_case(rule: Rule[...], case: Case) -> None:
 @pytest.mark.parametrize(("rule", "case"), cases("unsure"))
 def test_rule_says_why_it_cannot_tell(rule: Rule[...], case: Case) -> None:
     assert outcome_of(rule, facts_of(case)) == Unknown(rule, case["because"])
+
+
+def test_patient_is_what_it_is_meant_to_be() -> None:
+    facts = patient()
+    tensors, outcome = facts.get(AdapterTensors), facts.get(LoadOutcome)
+
+    assert isinstance(tensors, AdapterTensors)
+    assert isinstance(outcome, LoadOutcome)
+    assert (len(tensors), outcome.landed) == (32, 32)
+    module = "base_model.model.model.layers.3.self_attn.k_proj"
+    assert tensors.shapes[f"{module}.lora_A.weight"] == (8, 64)
+    assert tensors.shapes[f"{module}.lora_B.weight"] == (32, 8)
+
+
+@pytest.mark.parametrize("changes", [
+    {"confg": {"r": 4}}, {"tensors": {"drop": "no such name"}}, {"trained": {"r": 4}}, {"remove": ["confg.r"]},
+    {"modules": {"shapes": {}}}, {"missing": ["BaseModule"]},
+])  # fmt: skip
+def test_change_that_changes_nothing_is_refused(changes: Case) -> None:
+    with pytest.raises(ValueError, match=r"no such|nothing matches|no fact"):
+        patient(changes)
 
 
 @pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.name)

@@ -89,7 +89,7 @@ def read_answer(facts: Facts, answer: Mapping[str, Any], extent: str, origin: st
     if trouble:
         return facts.lacking(Missing(f"the load could not begin: {trouble}"), BaseModules, Fit, LoadOutcome)
     if "base" in answer:
-        facts = facts.adding(modules_from(answer["base"], origin))
+        facts = facts.adding(modules_from(answer["base"], "checkpoint" if answer.get("stand_in") else origin))
     if "needs_values" in answer:
         why = Missing(
             f"{answer['needs_values']} builds its parameters from the base's own weights; only `--load full` can tell"
@@ -111,6 +111,7 @@ def read_answer(facts: Facts, answer: Mapping[str, Any], extent: str, origin: st
         warnings=tuple(text for text in answer.get("warnings", ()) if not _NOISE.search(text)),
         scaling=dict(answer.get("scaling", {})),
         changed_base=tuple(answer.get("changed_base", ())),
+        stand_in=bool(answer.get("stand_in")),
     )
     facts = facts.adding(outcome, *([_run(run)] if run else []))
     if refusal is not None and refusal.stage.startswith("base"):

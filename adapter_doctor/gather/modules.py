@@ -24,6 +24,8 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
     if any(name.endswith(_PACKED) for name in checkpoint.tensors):
         return Missing("the base's weights are packed by their quantisation; their shapes are not those of the layers")
     architecture = knowledge.architecture(config.model_type)
+    if architecture is None and config.needs_remote_code:
+        return modules_as_named(checkpoint)
     if architecture is None:
         return Missing(
             f"model_type {config.model_type!r} is not known, so the checkpoint's names may not be the model's"
@@ -71,6 +73,22 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
         if router in modules:
             modules[router] = Module("other", modules[router].parameters)
     return BaseModules(modules, "checkpoint", wanted or next(iter(config.architectures), ""), head, tied)
+
+
+def modules_as_named(checkpoint: BaseCheckpoint) -> BaseModules:
+    """The modules as the checkpoint's names give them, taken at their word: for a base whose code must not be run."""
+    parameters: dict[str, dict[str, Shape]] = {}
+    for name, info in checkpoint.tensors.items():
+        module, _, own = name.rpartition(".")
+        parameters.setdefault(module, {})[own] = info.shape
+    modules = {"": Module("other")}
+    for name, own_parameters in parameters.items():
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            modules.setdefault(".".join(parts[:depth]), Module("other"))
+        modules[name] = Module(_kind(name, own_parameters, conv1d=False), own_parameters)
+    head = next((name for name in ("lm_head", "output_layer", "transformer.output_layer") if name in parameters), None)
+    return BaseModules(modules, "checkpoint", "", head)
 
 
 def _convert(shapes: Mapping[str, Shape], steps: tuple[knowledge.Conversion, ...]) -> dict[str, Shape] | None:

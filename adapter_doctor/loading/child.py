@@ -93,11 +93,17 @@ def candidate_classes(config, request):
         # A checkpoint saved from a class that generates is loaded as that class, vision-language ones above all.
         able = [name for name in architectures if generates(transformers_class(name))]
         names = names[:1] + able + names[1:] if names and names[0] in architectures else able + names
-    elif not names or not request.get("task_type"):
-        names = names + architectures
-    names += architectures
+    found = usable(names, config)
+    if found and request.get("task_type"):
+        return found
+    # No class of the task, or no task: what the checkpoint was saved from, or the bare model without a head.
     entry = getattr(modeling_auto, "MODEL_MAPPING_NAMES", {}).get(config.model_type)
-    names.extend(entry if isinstance(entry, (tuple, list)) else [entry])
+    bare = list(entry) if isinstance(entry, (tuple, list)) else [entry]
+    return usable(names + architectures + bare, config)
+
+
+def usable(names, config):
+    """The classes of these names that transformers has and that take this config, each once."""
     found = []
     for name in names:
         cls = transformers_class(name) if isinstance(name, str) else None
@@ -174,7 +180,8 @@ def stand_in(shapes):
     import torch
 
     class StandIn(torch.nn.Module):
-        pass
+        def prepare_inputs_for_generation(self, *args, **kwargs):  # PEFT wants it of a causal model
+            raise NotImplementedError
 
     root = StandIn()
     with torch.device("meta"):
@@ -507,7 +514,7 @@ def sort_out(seen):
 
 def is_echo(key, names):
     """Whether this is a second copy that PEFT saves of a module saved whole when the vocabulary was resized."""
-    plain = key.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+    plain = re.sub(r"\.(?:modules_to_save(?:\.default)?|original_module)\.", ".", key)
     return plain != key and plain in names
 
 

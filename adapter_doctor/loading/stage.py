@@ -22,6 +22,7 @@ from adapter_doctor.facts import (
 from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.gather import tree_cache
 from adapter_doctor.gather.load import load_request, modules_from, read_answer
+from adapter_doctor.gather.modules import modules_as_named
 from adapter_doctor.loading.process import ChildDied, LoadingChild
 from adapter_doctor.sources import Source
 
@@ -62,17 +63,38 @@ def load_in_child(
     )
     try:
         if child is not None:
-            answer = child.ask(request, time_limit)
+            answer = _ask(child, request, facts, time_limit)
         else:
             with LoadingChild(python, progress) as own:
-                answer = own.ask(request, time_limit)
+                answer = _ask(own, request, facts, time_limit)
     except ChildDied as death:
         facts = facts.adding(LoadOutcome("full" if load == "full" else "skeleton", died=str(death)))
         return facts.lacking(Missing(str(death)), BaseModules, Fit)
     facts = read_answer(facts, answer, load)
-    if cache and "base" in answer:
+    if cache and "base" in answer and not answer.get("stand_in"):
         tree_cache.write(tree_name(facts, options.get("model_class")), answer["base"])
     return facts
+
+
+def _ask(child: LoadingChild, request: dict[str, Any], facts: Facts, time_limit: float) -> dict[str, Any]:
+    """The child's answer; where the base's class lives in its repository, one for a stand-in made of its checkpoint."""
+    answer = child.ask(request, time_limit)
+    refusal, checkpoint, config = answer.get("refusal"), facts.get(BaseCheckpoint), facts.get(AdapterConfig)
+    foreign = (
+        refusal and refusal["stage"] in ("base config", "base class", "base model") and not request.get("model_class")
+    )
+    if not foreign or isinstance(checkpoint, Missing) or isinstance(config, Missing):
+        return answer
+    base = facts.get(BaseConfig)
+    targets = config.get("target_modules")
+    # What all-linear leaves out, and what null stands for, only the model's own class could tell.
+    if not isinstance(base, BaseConfig) or not base.needs_remote_code or targets in (None, "all-linear"):
+        return answer
+    modules = modules_as_named(checkpoint).modules
+    tree = {
+        name: [one.kind, {own: list(shape) for own, shape in one.parameters.items()}] for name, one in modules.items()
+    }
+    return {**child.ask({**request, "stand_in": tree}, time_limit), "stand_in": True}
 
 
 def tree_name(facts: Facts, model_class: str | None) -> str:

@@ -25,7 +25,8 @@ def base_name_differs(config: AdapterConfig, base: BaseFolder) -> Iterator[Hit]:
     Use the base that the adapter names; if both are the same model, correct `base_model_name_or_path`.
     """
     named = config.base_name
-    if not (base.given and base.exists and base.reference) or not named.strip() or same_base(named, base.reference):
+    in_memory = not base.files and "/" not in base.reference  # then the reference may be no more than a class
+    if not (base.given and base.exists) or in_memory or same_base(named, base.reference):
         return
     kind = f", a path that ends in {last_part(named)!r}" if is_local_path(named) else ""
     yield Hit(f"the adapter names {shown(named, 120)}{kind}, and was given {base.reference!r}", where=CONFIG)

@@ -14,12 +14,12 @@ from adapter_doctor.rules.config._values import CONFIG
 _SERVED_BY = {
     "CAUSAL_LM": ("IMAGE_TEXT", "SPEECH"),
     "SEQ_2_SEQ_LM": ("IMAGE_TEXT", "SPEECH"),
-    "SEQ_CLS": ("IMAGE_CLS",),
+    "SEQ_CLS": ("IMAGE_CLS", "SPEECH"),
     "TOKEN_CLS": (),
     "QUESTION_ANS": (),
 }
 _HEADS = {
-    "CAUSAL_LM": ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel"),
+    "CAUSAL_LM": ("ForCausalLM", "LMHeadModel", "WithLMHead", "DoubleHeadsModel"),
     "SEQ_2_SEQ_LM": ("ForConditionalGeneration", "MTModel", "EncoderDecoderModel", "ForSpeechSeq2Seq"),
     "SEQ_CLS": ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification", "RewardModel"),
     "TOKEN_CLS": ("ForTokenClassification", "ForCTC", "ForAudioFrameClassification"),
@@ -44,18 +44,23 @@ def task_type_mismatch(config: AdapterConfig, base: BaseConfig) -> Iterator[Hit]
     Set `task_type` to the task that the adapter was trained for; use a base whose family has a head for it.
     """
     task, architecture = config.task_type, knowledge.architecture(base.model_type)
-    if task not in _HEADS or architecture is None or not _TEXT_TASKS & architecture.classes.keys():
+    if task not in _HEADS or architecture is None or base.needs_remote_code:
+        return
+    if not _TEXT_TASKS & architecture.classes.keys():
         return  # of speech and vision models not every head is in the tables
     if any(name.endswith(_HEADS[task]) for name in base.architectures):
         return
+    if task == "CAUSAL_LM" and base.text is not base.raw:
+        return  # a language model inside one that also sees or hears
     named = base.architectures[0] if base.architectures else "no class"
-    if task == "CAUSAL_LM" and "MASKED_LM" in architecture.classes and "CAUSAL_LM" in architecture.classes:
-        if base.architectures and not base.raw.get("is_decoder"):
+    if task in architecture.classes:
+        encoder = "MASKED_LM" in architecture.classes and "SEQ_2_SEQ_LM" not in architecture.classes
+        if task == "CAUSAL_LM" and encoder and base.architectures and not base.raw.get("is_decoder"):
             yield Hit(
                 f"`task_type` is 'CAUSAL_LM', and the base is an encoder ({named}), which reads text and writes none",
                 where=CONFIG,
             )
-    elif task not in architecture.classes and not any(one in architecture.classes for one in _SERVED_BY[task]):
+    elif not any(one in architecture.classes for one in _SERVED_BY[task]):
         able = [one for one in knowledge.task_types() if one in architecture.classes]
         yield Hit(
             f"`task_type` is {task!r}, and transformers has no head for it on {base.model_type!r} ({named});"

@@ -43,4 +43,6 @@ def unknown_field(config: AdapterConfig) -> Iterator[Hit]:
 
 
 def _types_with(name: str) -> list[str]:
-    return [peft_type for peft_type in sorted(knowledge.peft_types()) if name in knowledge.fields_of(peft_type)]
+    """The PEFT types that have such a field, the commonest first."""
+    types = [peft_type for peft_type in sorted(knowledge.peft_types()) if name in knowledge.fields_of(peft_type)]
+    return sorted(types, key=lambda one: one != "LORA")

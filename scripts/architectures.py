@@ -1,0 +1,128 @@
+"""Check a healthy adapter on every architecture that transformers can build from a default config, and print exceptions.
+
+    python scripts/architectures.py [--tasks CAUSAL_LM,SEQ_CLS,…] [--only llama,bert] [--cap 100]
+
+The base is a config alone: skeletons need no weights. The adapter is made on the skeleton of the same class by PEFT
+itself and filled with random numbers. Wanted for each: compatible, no error, no warning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import CONFIG_MAPPING
+from transformers.models.auto import modeling_auto
+
+from adapter_doctor.doctor import check
+from adapter_doctor.findings import Severity
+from adapter_doctor.loading import child as loading
+from adapter_doctor.loading.process import LoadingChild
+
+TABLES = {
+    "CAUSAL_LM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "SEQ_2_SEQ_LM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES", "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "QUESTION_ANS": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES", "FEATURE_EXTRACTION": "MODEL_MAPPING_NAMES",
+    "IMAGE_CLS": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES", "AUDIO_CLS": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+    "IMAGE_TEXT": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "SPEECH": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+}  # fmt: skip
+PEFT_TASKS = {"CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"}
+
+
+def make(model_type: str, task: str, class_name: str, root: Path, cap: int) -> tuple[Path, Path]:
+    config = CONFIG_MAPPING[model_type]()
+    cls = loading.transformers_class(class_name)
+    if cls is None:
+        raise LookupError(f"no class {class_name}")
+    base = root / "base"
+    base.mkdir()
+    config.architectures = [class_name]
+    config.save_pretrained(base)
+    model = loading.skeleton(cls, config)
+    linear = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
+    head = loading.module_tree(model)["output_embedding"]
+    heads = {"score", "classifier", "qa_outputs", head}
+    leaves = sorted({name.rpartition(".")[2] for name in linear} - {"0", "1", "2", "3", "4"})
+    leaves = [leaf for leaf in leaves if leaf not in heads and not any(name.endswith(leaf) for name in heads if name)]
+    if not leaves:
+        raise LookupError("no linear layer to target")
+    chosen = random.Random(model_type).sample(leaves, min(4, len(leaves)))
+    # PEFT refuses one half of a pair that transformers fuses.
+    chosen += [
+        two for one, two in (("gate_proj", "up_proj"), ("up_proj", "gate_proj")) if one in chosen and two in leaves
+    ]
+    chosen = sorted(set(chosen))
+    lora = LoraConfig(r=1, lora_alpha=2, target_modules=chosen, task_type=task if task in PEFT_TASKS else None)
+    adapted = get_peft_model(model, lora, low_cpu_mem_usage=True)
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    if sum(value.numel() for value in state.values()) > cap * 1_000_000:
+        raise LookupError("the adapter would be too large to make here")
+    folder = root / "adapter"
+    adapted.peft_config["default"].inference_mode = True
+    adapted.peft_config["default"].save_pretrained(folder)
+    raw = json.loads((folder / "adapter_config.json").read_text())
+    raw["base_model_name_or_path"] = str(base)
+    if task not in PEFT_TASKS:  # what PeftModel.save_pretrained records where the task is null
+        raw["auto_mapping"] = {"base_model_class": class_name, "parent_library": cls.__module__}
+    (folder / "adapter_config.json").write_text(json.dumps(raw))
+    save_file({key: torch.randn(value.shape) for key, value in state.items()}, folder / "adapter_model.safetensors")
+    return base, folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(TABLES))
+    parser.add_argument("--only", default="")
+    parser.add_argument("--cap", type=int, default=100, help="largest adapter to make, in million numbers")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    only = set(filter(None, options.only.split(",")))
+    tally: Counter[str] = Counter()
+    with LoadingChild() as child:
+        for task in options.tasks.split(","):
+            table = getattr(modeling_auto, TABLES[task])
+            for model_type, entry in sorted(table.items()):
+                if only and model_type not in only:
+                    continue
+                class_name = entry if isinstance(entry, str) else entry[0]
+                tally[f"{task} named"] += 1
+                begun = time.monotonic()
+                with tempfile.TemporaryDirectory() as name:
+                    try:
+                        base, adapter = make(model_type, task, class_name, Path(name), options.cap)
+                    except Exception as error:
+                        tally[f"{task} not built"] += 1
+                        print(
+                            f"not built {task} {model_type}: {type(error).__name__}: {str(error)[:120]!r}", flush=True
+                        )
+                        continue
+                    report = check(base, adapter, child=child, time_limit=300, cache=False)
+                found = [one.rule.code for one in report.findings if one.rule.severity >= Severity.WARNING]
+                good = report.verdict == "compatible" and not found
+                tally[f"{task} {'healthy' if good else 'EXCEPTION'}"] += 1
+                if not good:
+                    print(f"EXCEPTION {task} {model_type} ({class_name}): {report.summary[:300]} {found}", flush=True)
+                if time.monotonic() - begun > 60:
+                    print(f"slow {task} {model_type}: {time.monotonic() - begun:.0f} s", flush=True)
+    for key, count in sorted(tally.items()):
+        print(f"{count:6} {key}")
+    sys.exit(1 if any("EXCEPTION" in key for key in tally) else 0)
+
+
+if __name__ == "__main__":
+    main()

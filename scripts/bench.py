@@ -1,0 +1,199 @@
+"""Measure what the tool promises about speed and memory, in one run, against what it is compared with.
+
+    python scripts/bench.py
+
+Static check of a tiny pair and of a base of Llama-3.1-405B's size (headers over sparse files) against the bare import
+of torch, transformers and peft; a skeleton check of the large base; the tensor-value pass beside sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 5
+PYTHON = sys.executable
+HIDDEN, LAYERS, INNER, KEY_VALUE, ROWS, SHARDS = 16384, 126, 53248, 1024, 128256, 191
+
+
+def measured(command: list[str], rounds: int = ROUNDS) -> tuple[float, float]:
+    """(seconds, peak MB of the largest process) of a command: the median of some rounds, the largest peak."""
+    seconds, peaks = [], []
+    for _ in range(rounds):
+        script = (
+            "import resource, subprocess, sys; r = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, "
+            "stderr=subprocess.DEVNULL).returncode; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r)"
+        )
+        begun = time.perf_counter()
+        done = subprocess.run([PYTHON, "-c", script, *command], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - begun)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-300:]}")
+        peaks.append(int(done.stdout) / 1024)
+    return statistics.median(seconds), max(peaks)
+
+
+def sparse_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "BF16", width: int = 2) -> None:
+    """A safetensors file with a true header over a hole: it takes no room on disk."""
+    entries, offset = {}, 0
+    for name, shape in shapes.items():
+        size = width
+        for length in shape:
+            size *= length
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    header = json.dumps(entries).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + offset)
+
+
+def large_base(folder: Path) -> None:
+    """Llama-3.1-405B by its config, index and the headers of its 191 shards."""
+    folder.mkdir()
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INNER,
+        "num_hidden_layers": LAYERS, "num_attention_heads": 128, "num_key_value_heads": 8, "vocab_size": ROWS,
+        "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+        "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (ROWS, HIDDEN)}
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}"
+        for name, shape in layer_shapes().items():
+            shapes[f"{at}.{name}.weight"] = shape
+        shapes[f"{at}.input_layernorm.weight"] = shapes[f"{at}.post_attention_layernorm.weight"] = (HIDDEN,)
+    shapes |= {"model.norm.weight": (HIDDEN,), "lm_head.weight": (ROWS, HIDDEN)}
+    names, weight_map = list(shapes), {}
+    for number in range(SHARDS):
+        shard = f"model-{number + 1:05d}-of-{SHARDS:05d}.safetensors"
+        part = names[number * len(names) // SHARDS : (number + 1) * len(names) // SHARDS]
+        sparse_safetensors(folder / shard, {name: shapes[name] for name in part})
+        weight_map |= dict.fromkeys(part, shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def layer_shapes() -> dict[str, tuple[int, int]]:
+    return {
+        "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (KEY_VALUE, HIDDEN),
+        "self_attn.v_proj": (KEY_VALUE, HIDDEN), "self_attn.o_proj": (HIDDEN, HIDDEN),
+        "mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN), "mlp.down_proj": (HIDDEN, INNER),
+    }  # fmt: skip
+
+
+def large_adapter(folder: Path, base: Path, rank: int = 1) -> int:
+    """LoRA on all linear layers of the large base, 1,764 tensors; returns the bytes of the weight file."""
+    import numpy as np
+
+    folder.mkdir()
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "r": rank, "lora_alpha": 2,
+        "target_modules": sorted(name.partition(".")[2] for name in layer_shapes()), "peft_version": "0.21.2",
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(LAYERS):
+        for name, (out, into) in layer_shapes().items():
+            at = f"base_model.model.model.layers.{layer}.{name}"
+            shapes |= {f"{at}.lora_A.weight": (rank, into), f"{at}.lora_B.weight": (out, rank)}
+    path = folder / "adapter_model.safetensors"
+    sparse_safetensors(path, shapes, "F32", 4)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + length)
+        file.write(np.random.default_rng(0).normal(size=(size - 8 - length) // 4).astype("<f4").tobytes())
+    return size
+
+
+def tiny_pair(root: Path) -> tuple[Path, Path]:
+    subprocess.run([PYTHON, str(Path(__file__).with_name("build_demo.py")), str(root)], check=True, capture_output=True)
+    return root / "base", root / "sound"
+
+
+def value_pass(root: Path) -> tuple[float, float]:
+    """Bytes a second of the tensor-value pass and of sha256, over the same 1 GB file in the page cache."""
+    import numpy as np
+
+    from adapter_doctor.facts import AdapterTensors
+    from adapter_doctor.formats.safetensors_header import header_length, parse_header
+    from adapter_doctor.gather.values import gather_values
+
+    path = root / "values.safetensors"
+    shapes = {f"base_model.model.l{number}.lora_B.weight": (4096, 2048) for number in range(32)}
+    speeds = []
+    for dtype, width in (("BF16", 2), ("F32", 4)):
+        sparse_safetensors(path, shapes, dtype, width)
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            file.seek(8 + length)
+            block = np.random.default_rng(0).normal(size=1 << 20).astype("<f4")
+            data = (block.view("<u4") >> 16).astype("<u2").tobytes() if width == 2 else block.tobytes()
+            for _ in range((size - 8 - length) // len(data)):
+                file.write(data)
+        raw = path.read_bytes()
+        header = parse_header(raw[8 : 8 + header_length(raw[:64], size)], size)
+        tensors = AdapterTensors(path.name, header.tensors)
+        ours = min(timed(lambda: gather_values(path, tensors)) for _ in range(3))  # noqa: B023 - called at once
+        hashed = min(timed(lambda: hash_file(path)) for _ in range(3))
+        print(
+            f"  {dtype}: values {size / ours / 1e9:.2f} GB/s, sha256 {size / hashed / 1e9:.2f} GB/s, {hashed / ours:.2f} times"
+        )
+        speeds.append(hashed / ours)
+    return min(speeds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def timed(work: Any) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        os.environ["ADAPTER_DOCTOR_CACHE"] = str(root / "cache")
+        base, adapter = tiny_pair(root / "tiny")
+        large_base(root / "large")
+        size = large_adapter(root / "large-adapter", root / "large")
+        static = ["-m", "adapter_doctor", "check", "--load", "no", "--no-cache"]
+        imports, memory = measured([PYTHON, "-c", "import torch, transformers, peft"])
+        print(f"import torch, transformers, peft: {imports:.2f} s, {memory:.0f} MB")
+        tiny, peak = measured([PYTHON, *static, str(base), str(adapter)])
+        print(
+            f"static check of a tiny pair: {tiny:.3f} s, {peak:.0f} MB; the import takes {imports / tiny:.1f} times as long (wanted 12)"
+        )
+        large, peak = measured([PYTHON, *static, str(root / "large"), str(root / "large-adapter")])
+        print(
+            f"static check at 405B: {large:.3f} s, {peak:.0f} MB; {large / tiny:.2f} times the tiny pair (wanted at most 2)"
+        )
+        skeleton, peak = measured(
+            [PYTHON, "-m", "adapter_doctor", "check", "--no-cache", str(root / "large"), str(root / "large-adapter")], 3
+        )
+        print(
+            f"skeleton check at 405B: {skeleton:.2f} s, {peak:.0f} MB with an adapter of {size / 1e6:.0f} MB;"
+            f" {skeleton / imports:.2f} times the import (wanted at most 1.7)"
+        )
+        print("tensor values beside sha256 (wanted at least 0.5 times):")
+        value_pass(root)
+
+
+if __name__ == "__main__":
+    main()
