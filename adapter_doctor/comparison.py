@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 
 from adapter_doctor.facts import (
     AdapterTensors,
@@ -19,6 +18,7 @@ from adapter_doctor.facts import (
     Shape,
 )
 from adapter_doctor.formats.adapter_keys import PREFIX, WRAPPERS, AdapterKey, adapter_name, parse
+from adapter_doctor.renames import renamed, search
 
 _FUSED = {
     "q_proj": ("qkv_proj", "query_key_value", "Wqkv", "c_attn", "in_proj", "qkv", "W_pack", "attn_qkv"),
@@ -33,16 +33,13 @@ _OLD_LAYOUTS = ("oft_r", "oft_s", "bone_block")
 def compare(tensors: AdapterTensors, base: BaseModules, fit: Fit, base_config: BaseConfig) -> Comparison:
     """The comparison; see :class:`adapter_doctor.facts.Comparison` for the reasons it sorts by."""
     parsed = {key: parse(key) for key in tensors}
+    strays, rename = _sort_strays(fit, parsed, base, tensors, base_config.model_type)
     keys = [one for one in parsed.values() if one is not None]
     modules = {one.module for one in keys if one.module}
-    injected = bool(fit.places)
-    suspects = fit.strays if injected else tuple(parsed)
-    strays, rename = _sort_strays(suspects, parsed, base, tensors, injected)
-    wide = _clashes(fit, base)
     return Comparison(
         strays=strays,
         vacant=_sort_vacant(fit, parsed, strays),
-        clashes=wide,
+        clashes=_clashes(fit, base),
         rename=rename,
         dimensions=_dimensions(keys, tensors, base, base_config),
         shared_modules=sum(1 for name in modules if plain(name) in base.modules),
@@ -59,44 +56,49 @@ def plain(module: str) -> str:
 
 
 def _sort_strays(
-    suspects: Iterable[str],
+    fit: Fit,
     parsed: Mapping[str, AdapterKey | None],
     base: BaseModules,
     tensors: AdapterTensors,
-    injected: bool,
+    model_type: str,
 ) -> tuple[dict[str, tuple[str, ...]], Rename | None]:
     found: dict[str, list[str]] = defaultdict(list)
     unexplained: list[AdapterKey] = []
-    for key in suspects:
-        one = parsed.get(key)
+    for key in fit.strays if fit.places else tuple(parsed):
+        one = parsed.get(key) or _whole(key)
         if one is None:
-            saved = key.removeprefix(PREFIX).rpartition(".")[0]
-            found["saved-elsewhere" if saved in base.modules and key.startswith(PREFIX) else "foreign"].append(key)
-            continue
-        if not one.module:  # prompts and shared parameters hang on the model itself
+            found["foreign"].append(key)
+        elif not one.module:  # prompts and shared parameters hang on the model itself
             found["switched-off"].append(key)
-            continue
-        reason = _reason(one, base)
-        if reason:
+        elif reason := _reason(one, base):
             found[reason].append(key)
         else:
             unexplained.append(one)
-    if not injected:
+    if not fit.places:
         found.pop("switched-off", None)  # nothing was injected: that the base has the module says nothing yet
-    rename = _search_rename(unexplained, base, tensors)
-    beyond = {one.key for one in unexplained if beyond_layers(one.module, base)}
+    fits = _fitting(unexplained, base, tensors)
+    within = [one for one in unexplained if not beyond_layers(one.module, base)]
+    rename = search((plain(one.module) for one in within), base, model_type, fits)
     for one in unexplained:
-        if one.key in beyond:
-            found["layer"].append(one.key)
-        elif rename is not None and renamed(one.module, rename) in base.modules:
+        module = plain(one.module)
+        if rename is not None and renamed(module, rename) != module and renamed(module, rename) in base.modules:
             found["renamed"].append(one.key)
-        elif _is_fused(one.module, base):
+        elif beyond_layers(module, base):
+            found["layer"].append(one.key)
+        elif _is_fused(module, base):
             found["fused"].append(one.key)
-        elif _is_expert(one.module, base):
+        elif _is_expert(module, base):
             found["experts"].append(one.key)
         else:
-            found["absent"].append(one.key)
+            found["absent" if one.parameter else "foreign"].append(one.key)
     return {reason: tuple(names) for reason, names in found.items()}, rename
+
+
+def _whole(key: str) -> AdapterKey | None:
+    """The parts of the name of a module's own parameter (a saved head, a trained bias), or None for a bare name."""
+    prefix = PREFIX if key.startswith(PREFIX) else ""
+    module, _, own = key[len(prefix) :].rpartition(".")
+    return AdapterKey(key, prefix, module, "", f".{own}") if module else None
 
 
 def _reason(one: AdapterKey, base: BaseModules) -> str | None:
@@ -115,7 +117,7 @@ def _reason(one: AdapterKey, base: BaseModules) -> str | None:
     if module in base.modules:
         if one.prefix != PREFIX:
             return "no-prefix"
-        name = adapter_name(one)
+        name = adapter_name(one) if one.parameter else None
         return "adapter-name" if name not in (None, "default") else "switched-off"
     return None
 
@@ -150,72 +152,21 @@ def _is_expert(module: str, base: BaseModules) -> bool:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ renames
-
-
-def _search_rename(keys: list[AdapterKey], base: BaseModules, tensors: AdapterTensors) -> Rename | None:
-    """The smallest replacement at the front of the paths under which most of them exist in the base with fitting shapes."""
-    paths = sorted({plain(one.module) for one in keys})
-    if not paths:
-        return None
-    by_tail: dict[str, list[str]] = defaultdict(list)
-    for name in base.modules:
-        parts = name.split(".")
-        for length in range(2, min(len(parts), 6) + 1):
-            by_tail[".".join(parts[-length:])].append(name)
-    votes: Counter[Rename] = Counter()
-    for path in paths:
-        parts = path.split(".")
-        for length in range(min(len(parts), 6), 1, -1):
-            matches = by_tail.get(".".join(parts[-length:]), ())
-            found = {_difference(path, match) for match in matches[:4]}
-            votes.update(one for one in found if one is not None)
-            if matches:
-                break
-    for rename, _ in sorted(votes.items(), key=lambda item: (-item[1], len(item[0].old) + len(item[0].new))):
-        there = [path for path in paths if renamed(path, rename) in base.modules]
-        targets = {renamed(path, rename) for path in there}
-        if len(there) * 2 > len(paths) and len(targets) == len(there) and _shapes_fit(keys, rename, base, tensors):
-            return replace(rename, count=len(there))
-    return None
-
-
-def _difference(path: str, match: str) -> Rename | None:
-    """The rewrite that turns the path into the match: of its front where that is all, else of one stretch inside."""
-    one, other = path.split("."), match.split(".")
-    while one and other and one[-1] == other[-1]:
-        one.pop()
-        other.pop()
-    if not any(part.isdigit() for part in one + other):
-        return Rename(".".join(one), ".".join(other), 0, front=True)
-    while one and other and one[0] == other[0]:
-        one.pop(0)
-        other.pop(0)
-    if not one or any(part.isdigit() for part in one + other):
-        return None
-    return Rename(".".join(one), ".".join(other), 0)
-
-
-def renamed(path: str, rename: Rename) -> str:
-    """The path after the rewrite, or the path as it is where the rewrite does not apply."""
-    parts, old = path.split("."), rename.old.split(".") if rename.old else []
-    new = rename.new.split(".") if rename.new else []
-    for at in range(1 if rename.front else len(parts) - len(old) + 1):
-        if parts[at : at + len(old)] == old:
-            return ".".join(parts[:at] + new + parts[at + len(old) :])
-    return path
-
-
-def _shapes_fit(keys: list[AdapterKey], rename: Rename, base: BaseModules, tensors: AdapterTensors) -> bool:
+def _fitting(keys: list[AdapterKey], base: BaseModules, tensors: AdapterTensors) -> Callable[[str, str], bool]:
+    """Whether the tensors under a path have the widths of a module, as far as they tell."""
+    widths: dict[str, list[tuple[int | None, int | None]]] = defaultdict(list)
     for one in keys:
-        module = base.modules.get(renamed(plain(one.module), rename))
-        if module is None or module.width is None:
-            continue
         width = _width_in(one, tensors.tensors[one.key].shape)
-        out, into = module.width
-        if width and ((width[0] not in (None, out)) or (width[1] not in (None, into))):
-            return False
-    return True
+        if width is not None:
+            widths[plain(one.module)].append(width)
+
+    def fits(path: str, name: str) -> bool:
+        there = base.modules[name].width
+        return there is None or all(
+            own in (None, size) for width in widths[path] for own, size in zip(width, there, strict=True)
+        )
+
+    return fits
 
 
 def _width_in(one: AdapterKey, shape: Shape) -> tuple[int | None, int | None] | None:
@@ -268,8 +219,7 @@ def _sort_vacant(
     if found.get("missing") and not strays:
         modules = {plain(one.module) for key in found["missing"] if (one := parse(key)) is not None}
         layers = {layer for module in modules if (layer := _layer(module)) is not None}
-        leaves = {module.rpartition(".")[2] for module in modules}
-        if in_file and len(modules) > 0 and (len(layers) == 1 or (len(leaves) == 1 and len(modules) > 1)):
+        if in_file and modules and len(layers) == 1 and not any(_layer(module) in layers for module in in_file):
             found["gap"] = found.pop("missing")
     return {reason: tuple(names) for reason, names in found.items()}
 
@@ -285,9 +235,27 @@ def _layer(module: str) -> tuple[str, int] | None:
 
 def _clashes(fit: Fit, base: BaseModules) -> dict[str, tuple[Clash, ...]]:
     found: dict[str, list[Clash]] = defaultdict(list)
+    swapped = _turned_round(fit.clashes)
     for clash in fit.clashes:
-        found[_clash_reason(clash, base)].append(clash)
+        found["layout" if clash.key in swapped else _clash_reason(clash, base)].append(clash)
     return {reason: tuple(clashes) for reason, clashes in found.items()}
+
+
+def _turned_round(clashes: tuple[Clash, ...]) -> set[str]:
+    """Keys of factors whose outer sizes are each other's: LoRA on experts of a release that took in for out."""
+    pairs: dict[str, dict[str, Clash]] = defaultdict(dict)
+    for clash in clashes:
+        one = parse(clash.key)
+        if one is not None and one.parameter in ("lora_A", "lora_B") and "experts" in one.module:
+            pairs[one.module][one.parameter] = clash
+    return {
+        clash.key
+        for pair in pairs.values()
+        if len(pair) == 2
+        and pair["lora_A"].in_file[1:] == pair["lora_B"].in_model[:1]
+        and pair["lora_B"].in_file[:1] == pair["lora_A"].in_model[1:]
+        for clash in pair.values()
+    }
 
 
 def _clash_reason(clash: Clash, base: BaseModules) -> str:

@@ -427,15 +427,19 @@ class Fit:
 class Rename:
     """A rewrite of module paths: ``old`` becomes ``new``, at the path's front only or wherever it stands.
 
-    ``count`` is the number of the adapter's module paths that exist in the base after it.
+    ``count`` is the number of the adapter's module paths that exist in the base after it. ``steps`` are the regular
+    expressions and replacements of transformers' own renames; ``old`` and ``new`` are then an example.
     """
 
     old: str
     new: str
     count: int
     front: bool = False
+    steps: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
+        if self.steps:
+            return f"transformers' own on load, such as `{self.old}` → `{self.new}`"
         if not self.old:
             return f"`{self.new}.` added in front"
         if not self.new:

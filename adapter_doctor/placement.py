@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from adapter_doctor import knowledge
 from adapter_doctor.facts import (
@@ -20,13 +18,12 @@ from adapter_doctor.facts import (
     Clash,
     Fit,
     Missing,
-    Module,
     Refusal,
     Shape,
 )
 from adapter_doctor.formats.adapter_keys import PREFIX, adapter_name, parse
-from adapter_doctor.formats.declared_ranks import rank_of
-from adapter_doctor.formats.patterns import BadPattern, matching
+from adapter_doctor.formats.patterns import BadPattern, matching, names_matched
+from adapter_doctor.shapes import FORMULAS, CannotForetell, Layer, Refused, checked_rank
 
 ADAPTABLE = ("linear", "conv1d", "embedding", "conv1", "conv2", "conv3")
 _DEFAULT_NAME = "default"
@@ -38,29 +35,6 @@ _EXOTIC = (
 
 
 _EXPERT_NAMES = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj", "experts", "gate_up_proj", "router"}
-
-
-class CannotForetell(Exception):
-    """The forecast would be a guess; the message says why."""
-
-
-class Refused(Exception):
-    """PEFT would raise; ``error`` names its exception."""
-
-    def __init__(self, error: str, message: str) -> None:
-        super().__init__(message)
-        self.error = error
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A targeted layer: its module, widths, and whether its base carries a bias."""
-
-    name: str
-    kind: str
-    out: int
-    into: int
-    module: Module
 
 
 def foretell(config: AdapterConfig, tensors: AdapterTensors, base: BaseModules, model_type: str) -> Fit | Missing:
@@ -89,18 +63,6 @@ def target_setting(config: AdapterConfig, model_type: str) -> list[str] | str | 
     if isinstance(value, (list, dict)):
         return [one for one in value if isinstance(one, str)]
     return None
-
-
-def names_matched(setting: list[str] | str, names: Iterable[str]) -> list[str]:
-    """Module names that a `target_modules` or `exclude_modules` value covers (check_target_module_exists).
-
-    Raises:
-        BadPattern: the value is a regular expression that does not compile or finish.
-    """
-    if isinstance(setting, str):
-        return matching(setting, names)
-    wanted, ends = set(setting), tuple(f".{one}" for one in setting)
-    return [name for name in names if name in wanted or name.endswith(ends)]
 
 
 def all_linear(base: BaseModules, task_type: str) -> list[str]:
@@ -173,7 +135,7 @@ def saved_module_names(config: AdapterConfig) -> list[str]:
 
 
 def _places(config: AdapterConfig, base: BaseModules, model_type: str) -> tuple[dict[str, Shape], tuple[str, ...]]:
-    shapes_of = _FORMULAS.get(config.peft_type)
+    shapes_of = FORMULAS.get(config.peft_type)
     if shapes_of is None:
         raise CannotForetell(f"the places of {config.peft_type or 'this type'} are known only to PEFT itself")
     for name in _EXOTIC:
@@ -235,7 +197,7 @@ def _parameter_places(
                 raise Refused("ValueError", f"{name}.{own} has {len(shape)} dimensions, and only 2 and 3 are supported")
             if config.get("use_dora") or config.get("lora_dropout") or config.get("lora_bias"):
                 raise Refused("ValueError", "lora.ParamWrapper does not work with DoRA, lora_dropout or lora_bias")
-            rank = _rank(config, f"{name}.{own}")
+            rank = checked_rank(config, f"{name}.{own}")
             experts, into, out = shape if len(shape) == 3 else (1, shape[1], shape[0])
             if len(shape) == 3 and not (architecture and architecture.transposed):
                 into, out = out, into
@@ -243,83 +205,6 @@ def _parameter_places(
             places[f"{path}.lora_A.weight"] = (rank * experts, into)
             places[f"{path}.lora_B.weight"] = (out, rank * experts)
     return places
-
-
-def _lora(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:
-    rank = _rank(config, layer.name)
-    out, into = layer.out, layer.into
-    if layer.kind == "embedding":
-        places: dict[str, Shape] = {"lora_embedding_A": (rank, into), "lora_embedding_B": (out, rank)}
-        magnitude: Shape = (out,)
-    elif layer.kind.startswith("conv") and layer.kind != "conv1d":
-        weight = layer.module.parameters["weight"]
-        kernel, groups = weight[2:], layer.module.groups
-        if rank % groups:
-            raise Refused("ValueError", f"r={rank} is not a multiple of the {groups} groups of {layer.name}")
-        places = {
-            "lora_A.weight": (rank, into, *kernel),
-            "lora_B.weight": (out, rank // groups, *(1 for _ in kernel)),
-        }
-        magnitude = (1, out, *(1 for _ in kernel))
-    else:
-        places = {"lora_A.weight": (rank, into), "lora_B.weight": (out, rank)}
-        magnitude = (out,)
-    if config.get("use_dora"):
-        places["lora_magnitude_vector"] = magnitude
-    if config.get("lora_bias") and layer.kind != "embedding":
-        places["lora_B.bias"] = (out,)
-    return places
-
-
-def _rank(config: AdapterConfig, module: str) -> int:
-    try:
-        return rank_of(config, module)
-    except BadPattern:
-        raise
-    except (TypeError, ValueError) as error:
-        raise Refused(type(error).__name__, str(error)) from None
-
-
-def _ia3(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:
-    forward = config.get("feedforward_modules")
-    if forward is None or not isinstance(forward, (list, str)):
-        raise CannotForetell("`feedforward_modules` is null; PEFT takes its default for the model type")
-    feedforward = bool(names_matched(forward, [layer.name]))
-    if layer.kind in ("linear", "conv1d"):
-        return {"ia3_l": (1, layer.into) if feedforward else (layer.out, 1)}
-    raise CannotForetell("IA3 on a layer that is not linear")
-
-
-def _loha(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:
-    if layer.kind != "linear":
-        raise CannotForetell("LoHa on a layer that is not linear")
-    rank = _rank(config, layer.name)
-    out, into = layer.out, layer.into
-    return {"hada_w1_a": (out, rank), "hada_w1_b": (rank, into), "hada_w2_a": (out, rank), "hada_w2_b": (rank, into)}
-
-
-def _linear_only(shapes: Mapping[str, str]) -> Any:
-    """A formula for Linear layers, from tails to shapes spelled with r, in and out."""
-
-    def formula(config: AdapterConfig, layer: Layer) -> dict[str, Shape]:
-        if layer.kind != "linear":
-            raise CannotForetell(f"{config.peft_type} on a layer that is not linear")
-        sizes = {"r": _rank(config, layer.name), "in": layer.into, "out": layer.out, "1": 1}
-        return {tail: tuple(sizes[part] for part in shape.split()) for tail, shape in shapes.items()}
-
-    return formula
-
-
-_FORMULAS: Mapping[str, Any] = {
-    "LORA": _lora,
-    "IA3": _ia3,
-    "LOHA": _loha,
-    "HIRA": _linear_only({"hira_A": "r in", "hira_B": "out r"}),
-    "DELORA": _linear_only(
-        {"delora_A": "r in", "delora_B": "out r", "delora_lambda": "1", "delora_w_norm": "in"}
-    ),
-    "HRA": _linear_only({"hra_u": "in r"}),
-}  # fmt: skip
 
 
 def _bias_places(config: AdapterConfig, base: BaseModules, targeted: set[str]) -> dict[str, Shape]:

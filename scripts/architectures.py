@@ -28,6 +28,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
+from transformers.pytorch_utils import Conv1D
 
 from adapter_doctor.doctor import check
 from adapter_doctor.findings import Severity
@@ -45,34 +46,28 @@ PEFT_TASKS = {"CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS
 
 
 def make(model_type: str, task: str, class_name: str, root: Path, cap: int) -> tuple[Path, Path]:
-    config = CONFIG_MAPPING[model_type]()
+    """Base and adapter folders. A model whose adapter would be too large gets fewer layers."""
     cls = loading.transformers_class(class_name)
     if cls is None:
         raise LookupError(f"no class {class_name}")
-    base = root / "base"
+    for layers in (None, 4, 2):
+        config = CONFIG_MAPPING[model_type]()
+        for part in (config, getattr(config, "text_config", None)):
+            if layers is not None and hasattr(part, "num_hidden_layers"):
+                part.num_hidden_layers = layers
+                if getattr(part, "layer_types", None):
+                    part.layer_types = part.layer_types[:layers]
+        model = loading.skeleton(cls, config)
+        adapted = adapt(model, model_type, task)
+        state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        if sum(value.numel() for value in state.values()) <= cap * 1_000_000:
+            break
+    else:
+        raise LookupError("the adapter would be too large to make here")
+    base, folder = root / "base", root / "adapter"
     base.mkdir()
     config.architectures = [class_name]
     config.save_pretrained(base)
-    model = loading.skeleton(cls, config)
-    linear = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
-    head = loading.module_tree(model)["output_embedding"]
-    heads = {"score", "classifier", "qa_outputs", head}
-    leaves = sorted({name.rpartition(".")[2] for name in linear} - {"0", "1", "2", "3", "4"})
-    leaves = [leaf for leaf in leaves if leaf not in heads and not any(name.endswith(leaf) for name in heads if name)]
-    if not leaves:
-        raise LookupError("no linear layer to target")
-    chosen = random.Random(model_type).sample(leaves, min(4, len(leaves)))
-    # PEFT refuses one half of a pair that transformers fuses.
-    chosen += [
-        two for one, two in (("gate_proj", "up_proj"), ("up_proj", "gate_proj")) if one in chosen and two in leaves
-    ]
-    chosen = sorted(set(chosen))
-    lora = LoraConfig(r=1, lora_alpha=2, target_modules=chosen, task_type=task if task in PEFT_TASKS else None)
-    adapted = get_peft_model(model, lora, low_cpu_mem_usage=True)
-    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    if sum(value.numel() for value in state.values()) > cap * 1_000_000:
-        raise LookupError("the adapter would be too large to make here")
-    folder = root / "adapter"
     adapted.peft_config["default"].inference_mode = True
     adapted.peft_config["default"].save_pretrained(folder)
     raw = json.loads((folder / "adapter_config.json").read_text())
@@ -82,6 +77,28 @@ def make(model_type: str, task: str, class_name: str, root: Path, cap: int) -> t
     (folder / "adapter_config.json").write_text(json.dumps(raw))
     save_file({key: torch.randn(value.shape) for key, value in state.items()}, folder / "adapter_model.safetensors")
     return base, folder
+
+
+def adapt(model: Any, model_type: str, task: str) -> Any:
+    """LoRA on some of the linear layers, as a user would choose them."""
+    linear = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear | Conv1D)]
+    head = loading.module_tree(model)["output_embedding"]
+    heads = {"score", "classifier", "qa_outputs", head}
+    leaves = sorted(leaf for leaf in {name.rpartition(".")[2] for name in linear} if not leaf.isdigit())
+    leaves = [leaf for leaf in leaves if leaf not in heads and not any(name.endswith(leaf) for name in heads if name)]
+    if "mamba" in type(model).__name__.lower() or "nemotronh" in type(model).__name__.lower():
+        leaves = [leaf for leaf in leaves if leaf not in ("out_proj", "conv1d")]  # PEFT refuses them there
+    if not leaves:
+        raise LookupError("no linear layer to target")
+    chosen = random.Random(model_type).sample(leaves, min(4, len(leaves)))
+    # PEFT refuses one half of a pair that transformers fuses.
+    chosen += [
+        two for one, two in (("gate_proj", "up_proj"), ("up_proj", "gate_proj")) if one in chosen and two in leaves
+    ]
+    lora = LoraConfig(
+        r=1, lora_alpha=2, target_modules=sorted(set(chosen)), task_type=task if task in PEFT_TASKS else None
+    )
+    return get_peft_model(model, lora, low_cpu_mem_usage=True)
 
 
 def main() -> None:

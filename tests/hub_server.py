@@ -406,7 +406,9 @@ def in_use(hub_url: str, home: Path) -> Iterator[None]:
     Its constants are read from the environment once, on import; so they are replaced here, all of those that name a
     place. Code that copied ``ENDPOINT`` on import is not reached: for transformers and peft start a process.
     """
-    from huggingface_hub import close_session, constants
+    from huggingface_hub import constants, utils
+
+    close_session = getattr(utils, "close_session", None) or utils.reset_sessions  # the latter before 1.0
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", hub_url)

@@ -133,6 +133,9 @@ def test_a_renamed_repository_is_followed_and_its_new_name_told(server: HubServe
     assert lora.read("adapter_config.json") == CONFIG
     assert lora.read("adapter_model.safetensors", 0, 8) == WEIGHTS[:8]
     assert (lora.renamed_to, lora.reference) == ("us/better", "me/lora")
+    offline = source(offline=True)
+    assert offline.read("adapter_config.json") == CONFIG
+    assert offline.renamed_to == "us/better"
 
 
 def test_sizes_that_a_mirror_leaves_out_are_asked_for_page_by_page(server: HubServer) -> None:
@@ -409,7 +412,7 @@ def test_a_server_that_stays_ill_is_given_up(server: HubServer, where: str) -> N
     trouble = trouble_of(lambda: visit(where))
     assert trouble.why == "the Hub answers 503 and is not well at the moment: try again later"
     assert (trouble.temporary, trouble.reason) == (True, "network")
-    assert len([one for one in server.seen if one.status == 503]) == 5
+    assert len([one for one in server.seen if one.status == 503]) in (4, 5)  # a connection may break meanwhile
 
 
 @everywhere
@@ -446,6 +449,11 @@ def test_the_time_limit_is_kept_with_a_slow_server(server: HubServer, where: str
     assert time.monotonic() - began < 2.5
     assert trouble.temporary
     assert trouble.reason == "network"
+
+
+def test_nothing_is_asked_for_when_the_time_is_up(server: HubServer) -> None:
+    assert trouble_of(source(deadline=time.monotonic()).files).why == "the time limit was used up before"
+    assert server.seen == []
 
 
 @everywhere
@@ -543,7 +551,7 @@ def test_a_pointer_served_in_place_of_the_weights_is_told(server: HubServer) -> 
     assert trouble.why == (
         "the Hub serves a Git LFS pointer in its place: the upload was not finished, upload the file again"
     )
-    assert (trouble.state, trouble.temporary) == ("pointer", False)
+    assert (trouble.state, trouble.temporary, trouble.reason) == ("pointer", False, "file")
 
 
 def test_a_pointer_that_was_committed_is_read_as_what_it_is(server: HubServer) -> None:

@@ -99,7 +99,9 @@ def edges(dtype: torch.dtype) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "name"), [(dtype, name) for dtype in FLOATS for name in edges(FLOATS[dtype])], ids=lambda value: str(value)
+    ("dtype", "name"),
+    [(dtype, name) for dtype in FLOATS for name in edges(FLOATS[dtype])],
+    ids=lambda value: str(value),
 )
 def test_values_at_the_borders_of_a_format_are_what_torch_says(dtype: str, name: str, tmp_path: Path) -> None:
     tensor = edges(FLOATS[dtype])[name]
@@ -131,8 +133,13 @@ def test_healthy_weights_are_neither_zero_nor_infinite(dtype: str, scale: float,
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=60)
-@given(st.sampled_from(sorted(FLOATS)), st.lists(st.floats(width=16) | st.sampled_from([0.0, -0.0, 1.0, math.nan]), min_size=1, max_size=20))
-def test_any_values_are_what_torch_says(tmp_path_factory: pytest.TempPathFactory, dtype: str, numbers: list[float]) -> None:
+@given(
+    st.sampled_from(sorted(FLOATS)),
+    st.lists(st.floats(width=16) | st.sampled_from([0.0, -0.0, 1.0, math.nan]), min_size=1, max_size=20),
+)
+def test_any_values_are_what_torch_says(
+    tmp_path_factory: pytest.TempPathFactory, dtype: str, numbers: list[float]
+) -> None:
     tensor = torch.tensor(numbers, dtype=torch.float64).to(FLOATS[dtype])
 
     assert summary(tmp_path_factory.mktemp("values"), tensor) == by_torch(tensor)
@@ -243,7 +250,8 @@ def test_copies_of_base_weights_are_told_from_changed_ones(tmp_path: Path) -> No
     changed[-1] += 1
     safetensors.torch.save_file({name: large.clone() for name in ("same", "changed", "cast", "shape")}, base)
     safetensors.torch.save_file(
-        {"same": large, "changed": changed, "cast": large.half(), "shape": large[None].clone(), "nowhere": large + 1}, adapter
+        {"same": large, "changed": changed, "cast": large.half(), "shape": large[None].clone(), "nowhere": large + 1},
+        adapter,
     )
     copies, names = tensors_of(adapter).tensors, {key: key for key in ("same", "changed", "cast", "shape")}
 

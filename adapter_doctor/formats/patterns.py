@@ -89,3 +89,15 @@ def pattern_key(keys: Iterable[str], name: str) -> str | None:
         elif matching(rf"(.*\.)?({key})$", [name], whole=False):
             return key
     return None
+
+
+def names_matched(setting: list[str] | str, names: Iterable[str]) -> list[str]:
+    """Module names that a `target_modules` or `exclude_modules` value covers (check_target_module_exists).
+
+    Raises:
+        BadPattern: the value is a regular expression that does not compile or finish.
+    """
+    if isinstance(setting, str):
+        return matching(setting, names)
+    wanted, ends = set(setting), tuple(f".{one}" for one in setting)
+    return [name for name in names if name in wanted or name.endswith(ends)]

@@ -89,26 +89,41 @@ def candidate_classes(config, request):
     for table in TASK_MAPPINGS.get(request.get("task_type") or "", ()):
         entry = getattr(modeling_auto, table, {}).get(config.model_type)
         names.extend(entry if isinstance(entry, (tuple, list)) else [entry])
+    listed = set(names)
     if request.get("task_type") in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
         # A checkpoint saved from a class that generates is loaded as that class, vision-language ones above all.
         able = [name for name in architectures if generates(transformers_class(name))]
         names = names[:1] + able + names[1:] if names and names[0] in architectures else able + names
-    found = usable(names, config)
+    trusted = listed
+    found = usable(names, config, trusted)
     if found and request.get("task_type"):
         return found
     # No class of the task, or no task: what the checkpoint was saved from, or the bare model without a head.
     entry = getattr(modeling_auto, "MODEL_MAPPING_NAMES", {}).get(config.model_type)
     bare = list(entry) if isinstance(entry, (tuple, list)) else [entry]
-    return usable(names + architectures + bare, config)
+    return usable(names + architectures + bare, config, trusted | set(bare))
 
 
-def usable(names, config):
-    """The classes of these names that transformers has and that take this config, each once."""
+def config_for(cls, config, trusted=True):
+    """The config that the class takes: this one, or its language model's part as transformers' auto classes choose."""
+    wanted = getattr(cls, "config_class", None)
+    if wanted is None or isinstance(config, wanted):
+        return config
+    text = getattr(config, "text_config", None)
+    if text is not None and isinstance(text, wanted):
+        return text
+    return config if trusted else None
+
+
+def usable(names, config, trusted=()):
+    """The classes of these names that transformers has and that take this config, each once.
+
+    ``trusted`` names come from transformers' own tables, where a class may take another model's config.
+    """
     found = []
     for name in names:
         cls = transformers_class(name) if isinstance(name, str) else None
-        fits = cls is not None and (getattr(cls, "config_class", None) is None or isinstance(config, cls.config_class))
-        if fits and cls not in found:
+        if cls is not None and cls not in found and config_for(cls, config, name in trusted) is not None:
             found.append(cls)
     return found
 
@@ -128,7 +143,7 @@ def skeleton(cls, config):
 
     import torch
 
-    config = copy.deepcopy(config)
+    config = copy.deepcopy(config_for(cls, config))
     for part in (config, getattr(config, "text_config", None)):
         # Quantised layers need their package; the shapes that matter are those of the layers they stand for.
         if part is not None and getattr(part, "quantization_config", None) is not None:
@@ -300,6 +315,8 @@ def list_places(model, adapter_name):
     state = dict(model.state_dict())
     by_id = {id(value): key for key, value in state.items()}
     saved = get_peft_model_state_dict(model, state_dict=state, adapter_name=adapter_name, save_embedding_layers=False)
+    # X-LoRA's parts are called "0" and "1", so PEFT's filter by adapter name drops layers of its classifier.
+    saved.update({key: value for key, value in state.items() if "internal_xlora_classifier" in key})
     return {key: (by_id.get(id(value)), list(value.shape)) for key, value in saved.items()}
 
 
@@ -472,9 +489,11 @@ def sort_out(seen):
                 else:
                     landed.add(key)
     else:
+        own_way = {"prompt_embeddings"} if kind_of_prompt(seen) == "CARTRIDGE" else set()
         for key in seen.file:  # consumed by a method's own way of loading, or landed under a transform
-            if key not in landed and key not in known_fate and key in seen.places:
+            if key not in landed and (key not in known_fate or key in own_way) and key in seen.places:
                 landed.add(key)
+                known_fate.discard(key)
         for key, (model_key, _) in seen.places.items():
             if key in landed and (model_key is None or (seen.file.get(key) is not None and key not in known_fate)):
                 covered.add(key)
@@ -488,6 +507,11 @@ def sort_out(seen):
         and not is_echo(key, seen.places)
         and (alias.get(model_key) is None or alias[model_key] not in covered_ids)
     ]
+    known = {entry[0] for entry in clashes}
+    for key, tensor in seen.file.items():  # some methods take a tensor of any shape and fail later
+        place = seen.places.get(key)
+        if place is not None and list(tensor.shape) != place[1] and key not in known and not seen.converted:
+            clashes.append([key, list(tensor.shape), place[1]])
     clashes = [entry for entry in clashes if not is_echo(entry[0], seen.file)]
     overwritten = {key for key in overwritten if not is_echo(key, seen.file)}
     clashing = {entry[0] for entry in clashes}
@@ -518,6 +542,12 @@ def is_echo(key, names):
     return plain != key and plain in names
 
 
+def kind_of_prompt(seen):
+    """The method of a learnt prompt; CARTRIDGE copies its tensor by hand, and would have raised for a wrong shape."""
+    config = seen.model.peft_config[seen.adapter_name]
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
 def shared_names(model):
     """{parameter name: id of the parameter}, for every parameter that has more than one name."""
     names = {}
@@ -535,7 +565,8 @@ def file_form(model_key, adapter_name):
 
 def is_adapter_key(model_key, adapter_name):
     parts = model_key.split(".")
-    return adapter_name in parts or any(part.startswith(("lora_", "prompt_encoder", "adaption_")) for part in parts)
+    marks = ("lora_", "prompt_encoder", "adaption_", "internal_xlora")
+    return adapter_name in parts or any(part.startswith(marks) for part in parts)
 
 
 def unequal(seen):

@@ -30,6 +30,12 @@ Load = Literal["skeleton", "full", "no"]
 LOADS: tuple[Load, ...] = ("skeleton", "full", "no")
 
 
+NEEDS_BASE_VALUES = ("ADAMSS", "FROD", "SHIRA")
+"""Methods that compute parts of themselves from the base's weights when they are built, which a skeleton lacks."""
+MAX_WEIGHTS = 8_000_000_000
+"""Bytes of a base that is loaded with its weights without being asked to."""
+
+
 def waived(option: str) -> Missing:
     """The reason of a fact that the user did not want looked at."""
     return Missing(f"at your request ({option})", waived=True)
@@ -58,8 +64,9 @@ def load_in_child(
     if absent and python is None:
         why = f"{' and '.join(absent)} not installed: pip install 'adapter-doctor[load]', or judge with --load no"
         return facts.lacking(Missing(why), BaseModules, Fit, LoadOutcome)
+    extent = "full" if load == "full" or _needs_weights(config, facts) else "skeleton"
     request = load_request(
-        str(base.path("")), str(adapter.path("")), config, tensors, base_config, extent=load, run=run, **options
+        str(base.path("")), str(adapter.path("")), config, tensors, base_config, extent=extent, run=run, **options
     )
     try:
         if child is not None:
@@ -70,10 +77,18 @@ def load_in_child(
     except ChildDied as death:
         facts = facts.adding(LoadOutcome("full" if load == "full" else "skeleton", died=str(death)))
         return facts.lacking(Missing(str(death)), BaseModules, Fit)
-    facts = read_answer(facts, answer, load)
+    facts = read_answer(facts, answer, extent)
     if cache and "base" in answer and not answer.get("stand_in"):
         tree_cache.write(tree_name(facts, options.get("model_class")), answer["base"])
     return facts
+
+
+def _needs_weights(config: AdapterConfig, facts: Facts) -> bool:
+    """Whether this method's tensors depend on the base's own values, and these are on this disk and not too large."""
+    checkpoint = facts.get(BaseCheckpoint)
+    if config.peft_type not in NEEDS_BASE_VALUES or isinstance(checkpoint, Missing):
+        return False
+    return sum(info.end - info.start for info in checkpoint.tensors.values()) <= MAX_WEIGHTS
 
 
 def _ask(child: LoadingChild, request: dict[str, Any], facts: Facts, time_limit: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import inspect
 import json
+import logging
 import os
 import re
 import socket
@@ -149,6 +150,7 @@ class HubSource:
         self.revision = info.sha
         if isinstance(info.id, str) and info.id != self._repo:
             self.renamed_to, self._repo = info.id, info.id
+            self._shelf.put_name(info.id)
         found = {one.rfilename: _entry(one) for one in info.siblings or ()}
         if any(entry is None for entry in found.values()):  # a mirror that knows no sizes here
             tree = self._ask("", lambda: list(api.list_repo_tree(self._repo, recursive=True, revision=self.revision)))
@@ -160,17 +162,20 @@ class HubSource:
     def _list_cached(self) -> Mapping[str, Entry]:
         """The listing without the Hub: of an earlier examination, of `hf download`, or whatever lies in the cache."""
         asked = self._asked or "main"
-        folder = _cache_folder(self._repo)
-        commit = _text(folder / "refs" / asked) or self._shelf.commit(asked)
+        if name := self._shelf.name():
+            self.renamed_to, self._repo = name, name
+        folders = [_cache_folder(repo) for repo in dict.fromkeys((self._repo, self._shelf.repo))]
+        commits = (_text(folder / "refs" / asked) for folder in folders)
+        commit = next((one for one in commits if one), None) or self._shelf.commit(asked)
         if commit is None and re.fullmatch(r"[0-9a-f]{7,40}", asked):
-            commit = next((one.name for one in folder.glob(f"snapshots/{asked}*")), asked)
+            commit = next((one.name for folder in folders for one in folder.glob(f"snapshots/{asked}*")), asked)
         if commit is not None:
             self.revision = commit
             if listing := self._shelf.listing(commit) or _tree_in_cache(self._repo, commit):
                 return self._checked(listing)
-            snapshot = folder / "snapshots" / commit
             found = {
                 one.relative_to(snapshot).as_posix(): Entry(one.stat().st_size, "")
+                for snapshot in (folder / "snapshots" / commit for folder in folders)
                 for one in snapshot.rglob("*")
                 if one.is_file()
             }
@@ -435,18 +440,20 @@ class HubSource:
 
         Look-ups of names, locks on the cache and the retries of huggingface_hub know no limit of ours.
         """
+        if limit <= 0:
+            raise Unreachable("the time limit was used up before", temporary=True, reason="network")
         answer: Future[Answer] = Future()
 
         def run() -> None:
             _impatient.on = True
             try:
-                _refuse_inner_retries()
+                _quiet_the_client()
                 answer.set_result(call())
             except BaseException as error:  # handed to the thread that waits
                 answer.set_exception(error)
 
         threading.Thread(target=run, daemon=True).start()
-        wait_for((answer,), None if limit == float("inf") else max(0.0, limit))
+        wait_for((answer,), None if limit == float("inf") else limit)
         if not answer.done():
             host = urlsplit(self._endpoint).netloc
             raise Unreachable(f"{host} did not answer within the time limit", temporary=True, reason="network")
@@ -479,6 +486,15 @@ class Shelf:
             )
         except (OSError, ValueError):  # the latter for a file that lies in its place
             return None
+
+    def name(self) -> str | None:
+        """The repository's present name, where it was found to have moved."""
+        text = self._get("name").decode("utf-8", "replace")
+        return text if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", text) else None
+
+    def put_name(self, name: str) -> None:
+        """Keep the name that the repository has moved to."""
+        self._put("name", name.encode())
 
     def commit(self, revision: str) -> str | None:
         """The commit that a branch or tag had when it was last asked for."""
@@ -579,15 +595,21 @@ class _Refused(Exception):
         self.response = response
 
 
-def _refuse_inner_retries() -> None:
-    """Let answers such as 429 and 503 reach us at once, in our own threads only.
+def _quiet_the_client() -> None:
+    """Let answers such as 429 and 503 reach us at once, and nothing be logged on the way; in our own threads only.
 
-    huggingface_hub from 1.0 retries them inside ``hf_hub_download``, for as long as Retry-After says.
+    huggingface_hub from 1.0 retries them inside ``hf_hub_download``, for as long as Retry-After says, and logs the
+    addresses, which may be signed.
     """
-    session = _utils().get_session()
-    hooks = getattr(session, "event_hooks", None)  # httpx; there is none on requests, where nothing is retried
+    hooks = getattr(_utils().get_session(), "event_hooks", None)  # httpx; with requests nothing is retried
     if hooks is not None and _refuse not in hooks["response"]:
-        session.event_hooks = {**hooks, "response": [*hooks["response"], _refuse]}
+        _utils().get_session().event_hooks = {**hooks, "response": [*hooks["response"], _refuse]}
+    for name in ("huggingface_hub.file_download", "huggingface_hub.utils._http"):
+        logging.getLogger(name).addFilter(_is_not_ours)
+
+
+def _is_not_ours(_: logging.LogRecord) -> bool:
+    return not getattr(_impatient, "on", False)
 
 
 def _refuse(response: Any) -> None:
@@ -599,7 +621,7 @@ def _refuse(response: Any) -> None:
 def _opened(url: str, headers: dict[str, str], timeout: float) -> Iterator[tuple[Any, Iterator[bytes]]]:
     """An answer whose body is still to come, and the pieces of that body."""
     session = _utils().get_session()
-    if hasattr(session, "stream"):  # httpx
+    if callable(getattr(session, "stream", None)):  # httpx
         with session.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
             yield response, response.iter_bytes()
     else:  # requests
@@ -631,7 +653,7 @@ def _check_content(name: str, content: bytes, kind: str, expected: int, *, whole
         raise Unreachable(why, state="html", temporary=True, reason="network")
     if whole and content.startswith(_POINTER) and len(content) < expected:
         why = "the Hub serves a Git LFS pointer in its place: the upload was not finished, upload the file again"
-        raise Unreachable(why, state="pointer")
+        raise Unreachable(why, state="pointer", reason="file")
 
 
 def _not_cached(name: str) -> Unreachable:

@@ -66,6 +66,14 @@ def _is_bias(value: Any) -> bool:
     return isinstance(value, str) and (value in ("none", "all") or value.endswith("_only"))
 
 
+def _is_parameters(value: Any) -> bool:
+    return isinstance(value, (list, Mapping)) or (not value and not isinstance(value, str))
+
+
+def _is_whole(value: Any) -> bool:
+    return is_finite(value) and not isinstance(value, bool) and value > 0 and value == int(value)
+
+
 def _is_lora_init(value: Any) -> bool:
     if not value or value is True:
         return True
@@ -115,13 +123,14 @@ def _is_list(value: Any) -> bool:
 
 
 _POSITIVE = Demand("a positive integer", lambda value: is_integer(value) and value > 0)
-_NATURAL = Demand("an integer of 0 or more", lambda value: is_integer(value) and value >= 0)
+_NATURAL = Demand("an integer of 0 or more", lambda value: isinstance(value, int) and value >= 0)
 _INTEGER = Demand("an integer", is_integer)
 _NUMBER = Demand("a number", is_number)
-_ABOVE_0 = Demand("a number above 0", lambda value: is_number(value) and value > 0)
+_ABOVE_0 = Demand("a number above 0", lambda value: is_number(value) and not value <= 0)
+_WHOLE = Demand("a positive whole number", _is_whole)
 _FROM_0 = Demand("a number of 0 or more", lambda value: is_number(value) and not value < 0)
-_FROM_1 = Demand("an integer of 1 or more", lambda value: is_number(value) and value >= 1)
-_FROM_2 = Demand("an integer of 2 or more", lambda value: is_number(value) and value >= 2)
+_FROM_1 = Demand("an integer of 1 or more", lambda value: isinstance(value, int) and value >= 1)
+_FROM_2 = Demand("an integer of 2 or more", lambda value: isinstance(value, int) and value >= 2)
 _UNIT = Demand("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
 _BELOW_1 = Demand("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1)
 _EVEN = Demand("a positive even integer", lambda value: is_integer(value) and value > 0 and not value % 2)
@@ -188,9 +197,7 @@ _OWN: Mapping[str, Mapping[str, Demand | tuple[Demand, ...]]] = {
             _is_lora_init,
         ),
         "layer_replication": Demand("null or a list of [start, end] pairs", _is_replication),
-        "target_parameters": Demand(
-            "null or a list of parameter names", lambda value: not value or isinstance(value, (list, Mapping))
-        ),
+        "target_parameters": Demand("null or a list of parameter names", _is_parameters),
         "trainable_token_indices": Demand("null, a list of token ids, or such lists by layer", _is_token_indices),
         "alora_invocation_tokens": replace(Demand("null or a list of token ids", _is_invocation), raises=False),
         "eva_config": _SUBCONFIG,
@@ -217,11 +224,11 @@ _OWN: Mapping[str, Mapping[str, Demand | tuple[Demand, ...]]] = {
     "IA3": {"feedforward_modules": NAMES},
     "LOHA": {"alpha": _SCALING, "rank_pattern": _RANKS, "alpha_pattern": _SCALINGS},
     "LOKR": {
-        "r": _ABOVE_0,
+        "r": _WHOLE,
         "alpha": _SCALING,
-        "rank_pattern": _object_of(_ABOVE_0),
+        "rank_pattern": _object_of(_WHOLE),
         "alpha_pattern": _SCALINGS,
-        "decompose_factor": _INTEGER,
+        "decompose_factor": _NUMBER,
     },
     "OFT": {"oft_block_size": _NATURAL, "module_dropout": _NUMBER, "init_weights": _TRUTH},
     "BOFT": {"init_weights": _TRUTH},
@@ -232,17 +239,20 @@ _OWN: Mapping[str, Mapping[str, Demand | tuple[Demand, ...]]] = {
     "WAVEFT": {"n_frequency": _POSITIVE, "scaling": _SCALING, "n_frequency_pattern": _RANKS},
     "C3A": {"block_size": _POSITIVE, "block_size_pattern": _RANKS},
     "ROAD": {"variant": _choice("road_1", "road_2", "road_4"), "group_size": _EVEN},
-    "DELORA": {"rank_pattern": _RANKS, "lambda_pattern": _OBJECT},
+    "DELORA": {
+        "rank_pattern": _RANKS,
+        "lambda_pattern": _object_of(Demand("numbers", lambda value: isinstance(value, (int, float, str)))),
+    },
     "LILY": {"scaling": _SCALING, "stride_A": _FROM_1, "num_B": _FROM_2},
     "GRALORA": {"alpha": _SCALING, "gralora_k": _POSITIVE, "hybrid_r": _NATURAL},
-    "TINYLORA": {"u": _ABOVE_0, "weight_tying": _UNIT},
+    "TINYLORA": {"u": _POSITIVE, "weight_tying": _UNIT},
     "PSOFT": {
-        "r": _ABOVE_0,
+        "r": _WHOLE,
         "psoft_alpha": (*_SCALING, _NOT_0),
         "ab_svd_init": _choice("psoft_init", "pissa_init"),
         "psoft_svd": _choice("full", "lowrank"),
     },
-    "PEANUT": {"scaling": _SCALING, "depth": _FROM_0},
+    "PEANUT": {"scaling": _SCALING, "depth": _NATURAL},
     "GLORA": {
         "config_A_B": _choice("lora", "vector", "constant", "none"),
         "config_C": _choice("lora", "vector", "none"),

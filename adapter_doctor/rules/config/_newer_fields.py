@@ -34,7 +34,7 @@ class NewerField:
 def newer_fields(config: AdapterConfig, environment: Environment) -> list[NewerField]:
     """The fields newer than the installed PEFT, without those that hold their default; none where PEFT is absent."""
     installed = installed_release(environment)
-    if installed is None:
+    if installed is None or not config.peft_type:
         return []
     unknown = knowledge.unknown_fields(config.raw, installed)
     return [

@@ -12,7 +12,7 @@ from adapter_doctor.rules import rule
 _BLIND = frozenset({"FOURIERFT", "WAVEFT", "UNILORA", "PSOFT", "MISS", "ROAD", "BEFT", "PEANUT", "HRA", "OFT", "IA3"})
 
 
-@rule("AD318", Severity.WARNING)
+@rule("AD318", Severity.WARNING, explains=("AD112", "AD315"))
 def shape_blind(config: AdapterConfig, base: BaseFolder) -> Iterator[Hit]:
     """This method's tensors do not show whether they belong to the base.
 

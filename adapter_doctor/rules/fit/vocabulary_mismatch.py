@@ -32,5 +32,6 @@ def vocabulary_mismatch(comparison: Comparison) -> Iterator[Hit]:
             f"{rows} rows in the adapter, {there} in the base, for {len(clashes)} tensors",
             count=len(clashes),
             examples=some(clash.key for clash in clashes),
-            fix=f"call `base.resize_token_embeddings({rows})` before `PeftModel.from_pretrained`",
+            fix=f"call `base.resize_token_embeddings({rows})` before `PeftModel.from_pretrained`"
+            + (f"; the base then loses its last {there - rows} rows" if there > rows else ""),
         )

@@ -13,7 +13,6 @@ from adapter_doctor.rules import rule
     "AD314",
     Severity.ERROR,
     explains=(
-        "AD116",
         "AD301",
         "AD302",
         "AD303",
@@ -64,7 +63,10 @@ def wrong_base(config: AdapterConfig, comparison: Comparison, base: BaseFolder) 
         "experts",
         "switched-off",
     )
-    if any(one.name == "hidden size" for one in apart) and len(apart) * 2 >= len(sizes):
+    wide = len(comparison.clashes.get("width", ()))
+    throughout = len(apart) * 2 >= len(sizes) or wide * 2 >= comparison.adapter_modules
+    misfits = wide or comparison.strays.get("absent") or comparison.strays.get("layer")
+    if misfits and any(one.name == "hidden size" for one in apart) and throughout:
         yield Hit(f"the adapter's sizes are not the base's: {told}{same}", where=base.reference, fix=named)
     elif (
         comparison.adapter_modules and not comparison.shared_modules

@@ -10,7 +10,7 @@ from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.rules import rule
 
 
-@rule("AD218", Severity.ERROR, explains=("AD30", "AD311", "AD317", "AD5"), repairable=True)
+@rule("AD218", Severity.ERROR, explains=("AD212", "AD30", "AD311", "AD317", "AD5"), repairable=True)
 def double_wrapped(tensors: AdapterTensors, comparison: Comparison | Missing) -> Iterator[Hit]:
     """`base_model.model.` stands twice in the tensor names.
 

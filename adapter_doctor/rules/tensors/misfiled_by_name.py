@@ -11,7 +11,7 @@ from adapter_doctor.rules import rule
 
 @rule("AD225", Severity.ERROR, explains=("AD304", "AD503"))
 def misfiled_by_name(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
-    """Exactly one layer, or one kind of module, has no tensors in the file.
+    """Exactly one layer has no tensors in the file.
 
     ## Why it matters
     PEFT leaves it at its initial value. That just one is missing is the mark of an adapter named like a part of a path
@@ -25,5 +25,5 @@ def misfiled_by_name(comparison: Comparison, tensors: AdapterTensors) -> Iterato
     """
     gone = comparison.vacant.get("gap", ())
     if gone:
-        yield Hit(f"{len(gone)} places have no tensor, all of one layer or one kind of module", where=tensors.file,
+        yield Hit(f"{len(gone)} places have no tensor, all of one layer", where=tensors.file,
                   count=len(gone), examples=some(gone))  # fmt: skip

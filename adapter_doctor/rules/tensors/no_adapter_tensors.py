@@ -10,7 +10,7 @@ from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.rules import rule
 
 
-@rule("AD210", Severity.ERROR, explains=("AD212", "AD220", "AD3", "AD5"))
+@rule("AD210", Severity.ERROR, explains=("AD212", "AD216", "AD218", "AD219", "AD220", "AD3", "AD5"))
 def no_adapter_tensors(tensors: AdapterTensors) -> Iterator[Hit]:
     """The weight file holds no adapter tensor.
 

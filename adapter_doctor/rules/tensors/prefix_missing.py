@@ -10,7 +10,12 @@ from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.rules import rule
 
 
-@rule("AD219", Severity.ERROR, explains=("AD303", "AD304", "AD305", "AD307", "AD311", "AD317", "AD5"), repairable=True)
+@rule(
+    "AD219",
+    Severity.ERROR,
+    explains=("AD212", "AD303", "AD304", "AD305", "AD307", "AD311", "AD317", "AD5"),
+    repairable=True,
+)
 def prefix_missing(tensors: AdapterTensors, comparison: Comparison) -> Iterator[Hit]:
     """The tensor names lack PEFT's prefix `base_model.model.`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from adapter_doctor.facts import AdapterConfig, AdapterTensors, Comparison, Missing
 from adapter_doctor.findings import Hit, Severity, some
@@ -60,8 +60,7 @@ def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors, comparison: Co
         (rank, declared), _ = pairs.most_common(1)[0]
         leaves = sorted({module.rpartition(".")[2] for module in wrong})
         all_same = len(wrong) == len(ranks) and len({rank for rank, _ in wrong.values()}) == 1
-        by_leaf = {leaf: rank for module, (rank, _) in wrong.items() for leaf in [module.rpartition(".")[2]]}
-        cure = f"set `r` to {rank}" if all_same else f"set `rank_pattern` to {by_leaf}"
+        cure = f"set `r` to {rank}" if all_same else f"set `rank_pattern` to {_pattern(config, ranks, wrong)}"
         yield Hit(
             f"rank {rank} in the file, {declared} in the config, for {len(wrong)} of {len(ranks)} modules"
             f" ({', '.join(leaves[:4])})",
@@ -70,3 +69,17 @@ def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors, comparison: Co
             examples=some(wrong),
             fix=f"{cure} in adapter_config.json, and alpha so that alpha / r is what it was in training",
         )
+
+
+def _pattern(config: AdapterConfig, ranks: dict[str, int], wrong: Mapping[str, object]) -> dict[str, int]:
+    """A `rank_pattern` that gives every module its rank: by kind of module where all of a kind agree, else by path."""
+    by_leaf: dict[str, set[int]] = {}
+    for module, rank in ranks.items():
+        by_leaf.setdefault(module.rpartition(".")[2], set()).add(rank)
+    named = {
+        (leaf if len(by_leaf[leaf]) == 1 else module): ranks[module]
+        for module in wrong
+        for leaf in [module.rpartition(".")[2]]
+    }
+    kept = config.get("rank_pattern") or {}
+    return {**named, **{key: rank for key, rank in kept.items() if key not in named}}

@@ -10,7 +10,7 @@ from adapter_doctor.formats.adapter_keys import WRAPPERS, parse
 from adapter_doctor.rules import rule
 
 
-@rule("AD216", Severity.ERROR, explains=("AD30", "AD311", "AD317", "AD5"), repairable=True)
+@rule("AD216", Severity.ERROR, explains=("AD212", "AD30", "AD311", "AD317", "AD5"), repairable=True)
 def wrapper_in_keys(tensors: AdapterTensors, comparison: Comparison | Missing) -> Iterator[Hit]:
     """A training wrapper's name stands inside the tensor names.
 
