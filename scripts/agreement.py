@@ -252,7 +252,11 @@ def truth(base: Any, folder: Path) -> Truth:
         return bool(len(own)) and float(np.isin(own, pool).mean()) > 0.9
 
     # PEFT saves biases of modules that are saved whole up to three times; the copies do nothing while the adapter is on.
-    landed = [key for key, value in file.items() if inside(value, present) or is_echo(key, file)]
+    twins = Counter(value.numpy().tobytes() for value in file.values())  # of shared tensors the values tell nothing
+    landed = [
+        key for key, value in file.items()
+        if is_echo(key, file) or (key in saved if twins[value.numpy().tobytes()] > 1 else inside(value, present))
+    ]  # fmt: skip
     left = [key for key, value in saved.items() if not inside(value, given) and not is_echo(key, saved)]
     return Truth("", len(landed), len(file) - len(landed), len(left), len(overwritten))
 

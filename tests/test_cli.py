@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from adapter_doctor import __version__
 from adapter_doctor.cli import app
@@ -112,7 +111,7 @@ def run_apart(*arguments: object, cwd: Path | None = None, **environment: str) -
 
 
 def static(*arguments: object, **environment: str) -> Result:
-    return run("check", *arguments, "--load", "no", **environment)
+    return run("check", *arguments, "--load", "no", "--no-cache", **environment)
 
 
 # ------------------------------------------------------------------------------------------------------- exit codes
@@ -334,7 +333,9 @@ def test_stdout_carries_one_json_object_and_nothing_else(base: Path, sound: Path
 
 
 def test_report_holds_neither_clock_nor_folders_that_were_not_named(base: Path, sound: Path) -> None:
-    done = run_apart("check", "base", "../sound-link", "--load", "no", "--format", "json", cwd=_beside(base, sound))
+    done = run_apart(
+        "check", "base", "../sound-link", "--load", "no", "--no-cache", "--format", "json", cwd=_beside(base, sound)
+    )
 
     assert done.returncode == 0, done.stdout
     assert str(base.parent) not in done.stdout
@@ -402,7 +403,7 @@ def test_colours_are_on_in_a_terminal_and_nowhere_else(base: Path, broken: Path)
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
-def test_colours_are_off_where_they_are_not_wanted(environment: dict[str, str], base: Path, broken: Path) -> None:
+def test_colours_are_off_where_they_are_not_wanted(environment: dict[str, Any], base: Path, broken: Path) -> None:
     assert "\x1b" not in in_terminal("check", base, broken, "--load", "no", **environment)
 
 
@@ -471,7 +472,7 @@ def hostile_adapters(folder: Path) -> Iterable[Path]:
         yield write_adapter(folder / f"type-{number}", peft_type=text)
         yield write_adapter(
             folder / f"many-{number}", target_modules=text, base_model_name_or_path=f"x/{text}", task_type=text, rank_pattern={text: 4},
-            modules_to_save=[text], bias=text, auto_mapping={text: text}, revision=text, **{text: text},
+            modules_to_save=[text], bias=text, auto_mapping={text: text}, revision=text, surprise={text: text},
         )  # fmt: skip
         if text != "\ud800":
             state = adapter_state(front=f"base_model.model.model.{text}.layers.")

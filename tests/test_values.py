@@ -257,8 +257,9 @@ def test_copies_of_base_weights_are_told_from_changed_ones(tmp_path: Path) -> No
 
     found = compare_with_base(adapter, copies, tmp_path, BaseCheckpoint(tensors_of(base).tensors), names)
 
-    assert (found.same, found.different) == ({"same"}, {"changed"})
-    assert found.unread == {"cast", "shape", "nowhere"}
+    assert [sorted(part) for part in (found.same, found.different, found.unread)] == [
+        ["same"], ["changed"], ["cast", "nowhere", "shape"],
+    ]  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------- memory, time

@@ -306,6 +306,7 @@ class Listener:
         self.converted = False
         self.targeted = []
         self.before = {}
+        self.alias = {}  # name in the model: id of the tensor, for tensors with several names
 
 
 def list_places(model, adapter_name):
@@ -342,6 +343,7 @@ def listening(seen, header=None):
             seen.targeted = list(getattr(model.base_model, "targeted_module_names", []) or [])
             seen.before = {key: list(value.shape) for key, value in model.state_dict().items()}
             seen.places = list_places(model, seen.adapter_name)
+            seen.alias = shared_names(model)
         return original_set(model, state, *args, **kwargs)
 
     def load_state(module, state, *args, **kwargs):
@@ -498,7 +500,7 @@ def sort_out(seen):
             if key in landed and (model_key is None or (seen.file.get(key) is not None and key not in known_fate)):
                 covered.add(key)
     # Parameters that several names share are covered when one of the names is.
-    alias = shared_names(seen.model)
+    alias = seen.alias
     covered_ids = {alias.get(seen.places[key][0]) for key in covered if seen.places[key][0]} - {None}
     vacant = [
         key
@@ -549,10 +551,11 @@ def kind_of_prompt(seen):
 
 
 def shared_names(model):
-    """{parameter name: id of the parameter}, for every parameter that has more than one name."""
+    """{name: id of the tensor}, for every parameter and buffer that has more than one name."""
     names = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+    for listing in (model.named_parameters, model.named_buffers):
+        for name, tensor in listing(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
     return {name: number for number, group in names.items() if len(group) > 1 for name in group}
 
 

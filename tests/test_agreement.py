@@ -1,0 +1,77 @@
+"""The verdicts agree with PEFT: a small run of `scripts/agreement.py`, and every PEFT type healthy and broken."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import peft_types
+import pytest
+
+from adapter_doctor import check
+from adapter_doctor.loading.process import LoadingChild
+
+WEIGHTS = "adapter_model.safetensors"
+KINDS = sorted([*peft_types.OPTIONS, "XLORA"])
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[LoadingChild]:
+    with LoadingChild() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return peft_types.make_base(tmp_path_factory.mktemp("types") / "base")
+
+
+def test_every_peft_type_of_the_installed_release_has_an_adapter_here() -> None:
+    import peft
+
+    assert sorted({kind.value for kind in peft.PeftType}) == KINDS
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_healthy_adapter_is_compatible_and_each_hurt_one_is_caught(
+    kind: str, base: Path, child: LoadingChild, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    healthy = peft_types.make_adapter(kind, base, tmp_path / "healthy")
+    report = check(base, healthy, child=child)
+    assert report.verdict == "compatible", report.summary
+    assert report.landed is not None
+    assert report.landed["landed"] == report.landed["in_file"] > 0
+    assert check(base, healthy, load="no", cache=False).verdict in ("compatible", "undetermined")
+
+    state = load_file(healthy / WEIGHTS)
+    hurt = sorted(state)[len(state) // 2]
+    value = state[hurt]
+    others = {key: one for key, one in state.items() if key != hurt}
+    wider = torch.cat([value, value]) if value.dim() else value.reshape(1).repeat(2)
+    for name, changed in (
+        ("dropped", others),
+        ("renamed", {**others, hurt.replace(".", ".odd.", 1) if "." in hurt else "odd": value}),
+        ("misshapen", {**others, hurt: wider}),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(healthy, folder)
+        save_file({key: one.contiguous() for key, one in changed.items()}, folder / WEIGHTS)
+        assert check(base, folder, child=child).verdict == "incompatible", name
+        assert check(base, folder, load="no", cache=False).verdict in ("incompatible", "undetermined"), name
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_random_cases_agree_with_peft_by_values(seed: int, tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "scripts" / "agreement.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--n", "40", "--seed", str(seed)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert " cases\n" in done.stdout
