@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from adapter_doctor import reference as references
 from adapter_doctor.comparison import compare
 from adapter_doctor.facts import (
     AdapterConfig,
@@ -12,7 +9,6 @@ from adapter_doctor.facts import (
     BaseCheckpoint,
     BaseConfig,
     BaseCopies,
-    BaseFolder,
     BaseModules,
     Comparison,
     Facts,
@@ -29,7 +25,13 @@ from adapter_doctor.sources import Source
 
 
 def derive(
-    facts: Facts, adapter: Source, *, static: bool, cache: bool = False, model_class: str | None = None
+    facts: Facts,
+    adapter: Source,
+    base: Source | None,
+    *,
+    static: bool,
+    cache: bool = False,
+    model_class: str | None = None,
 ) -> Facts:
     """``facts`` with what follows from them. ``static``: nothing was loaded, so the fit is foretold."""
     facts = _with_modules(facts, static, cache, model_class)
@@ -47,7 +49,7 @@ def derive(
         foretold = foretell(config, tensors, modules, base_config.model_type)  # type: ignore[arg-type, union-attr]
         facts = facts.lacking(foretold, Fit) if isinstance(foretold, Missing) else facts.adding(foretold)
     facts = facts.lacking(modules if isinstance(modules, Missing) else Missing("the fit is not known"), Fit)
-    facts = _with_copies(facts, adapter)
+    facts = _with_copies(facts, adapter, base)
     fit = facts.get(Fit)
     if known and isinstance(fit, Fit) and isinstance(modules, BaseModules):
         return facts.adding(compare(tensors, modules, fit, base_config))  # type: ignore[arg-type]
@@ -75,7 +77,7 @@ def _with_modules(facts: Facts, static: bool, cache: bool, model_class: str | No
     return facts.lacking(derived, BaseModules) if isinstance(derived, Missing) else facts.adding(derived)
 
 
-def _with_copies(facts: Facts, adapter: Source) -> Facts:
+def _with_copies(facts: Facts, adapter: Source, base: Source | None) -> Facts:
     """Tensors of the adapter that would land on base weights, compared with the base's own bytes where both are here."""
     fit, tensors = facts.get(Fit), facts.get(AdapterTensors)
     if isinstance(fit, Missing) or isinstance(tensors, Missing):
@@ -83,14 +85,13 @@ def _with_copies(facts: Facts, adapter: Source) -> Facts:
     if not fit.overwriting:
         return facts.adding(BaseCopies())
     copies = {key: tensors.tensors[key] for key in fit.overwriting if key in tensors.tensors}
-    checkpoint, base = facts.get(BaseCheckpoint), facts.get(BaseFolder)
-    weights = adapter.path(tensors.file)
-    if isinstance(checkpoint, Missing) or isinstance(base, Missing) or weights is None:
+    checkpoint, weights = facts.get(BaseCheckpoint), adapter.path(tensors.file)
+    folder = base.path("") if base is not None else None
+    if isinstance(checkpoint, Missing) or folder is None or weights is None:
         return facts.adding(BaseCopies(unread=frozenset(copies)))
     from adapter_doctor.gather.values import compare_with_base
 
     names = {key: _checkpoint_name(key, checkpoint) for key in copies}
-    folder = references.parse(base.reference).path or Path(base.reference)
     return facts.adding(compare_with_base(weights, copies, folder, checkpoint, names))
 
 

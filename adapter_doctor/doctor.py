@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +27,10 @@ from adapter_doctor.gather.base import gather_base
 from adapter_doctor.gather.environment import gather_environment
 from adapter_doctor.gather.load import load_request
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
-from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, waived
+from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, waived, weight_files
 from adapter_doctor.report import AdapterError, Report, build
 from adapter_doctor.rules import Rule, all_rules
-from adapter_doctor.sources import Source
+from adapter_doctor.sources import Source, Unreachable
 from adapter_doctor.sources.disk import DiskSource
 
 if TYPE_CHECKING:
@@ -50,17 +52,24 @@ def check(
     time_limit: float = DEFAULT_TIME_LIMIT,
     python: str | None = None,
     cache: bool = True,
+    base_revision: str | None = None,
+    adapter_revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
     child: LoadingChild | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Examine whether ``adapter`` works on ``base``.
 
-    ``base`` is a folder, a reference, a model in memory (which is left as it is), or None for the base that the
-    adapter's config names. ``load`` says how far to go: ``skeleton`` loads the adapter onto the base without the base's
-    weights, ``full`` with them, ``no`` judges from files alone. ``run`` adds a forward pass with the adapter on and off
-    and needs ``full``. ``select`` and ``ignore`` take codes or beginnings of codes. ``values=False`` leaves the values
-    of the tensors unread. ``time_limit`` is in seconds, for the load. ``python`` is the interpreter of another
-    environment to load in. ``cache=False`` neither reads nor writes the module trees kept on disk. ``child`` is a loading process to use for many checks, ``progress`` is told what goes on.
+    ``base`` is a folder, a repository on the Hub, a model in memory (which is left as it is), or None for the base that
+    the adapter's config names. ``load`` says how far to go: ``skeleton`` loads the adapter onto the base without the
+    base's weights, ``full`` with them, ``no`` judges from files alone. ``run`` adds a forward pass with the adapter on
+    and off and needs ``full``. ``select`` and ``ignore`` take codes or beginnings of codes. ``values=False`` leaves the
+    values of the tensors unread; an adapter on the Hub is then not downloaded. ``time_limit`` is in seconds, for the
+    load and for the network each. ``python`` is the interpreter of another environment to load in. ``cache=False``
+    neither reads nor writes the module trees kept on disk. The revisions, ``subfolder`` (of the adapter), ``token`` and
+    ``offline`` are for the Hub. ``child`` is a loading process to use for many checks; ``progress`` is told what goes on.
 
     Raises:
         DoctorError: the arguments contradict each other. What is wrong with an adapter never raises.
@@ -72,29 +81,34 @@ def check(
     if time_limit <= 0:
         raise DoctorError(f"the time limit is {time_limit:g} seconds, expected more than 0")
     rules = chosen_rules(select, ignore)
-    adapter_source = _source(adapter)
+    opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
+    adapter_source, notes = open_source(str(adapter), adapter_revision, subfolder, **opening)
+    base_source: Source | None = None
+    if base is not None and not _in_memory(base):
+        base_source, more = open_source(str(base), base_revision, None, **opening)
+        notes += more
+    static = load == "no"
+    _prepare(adapter_source, base_source, static)
     facts = gather_adapter(adapter_source, Facts()).adding(gather_environment())
-    facts = _gather_values(adapter_source, facts) if values else facts.lacking(waived("--no-values"), TensorValues)
+    if base is None:
+        base_source, more, facts = _named_base(facts, base_revision, opening)
+        notes += more
+        _prepare(None, base_source, static)
+    facts = _gather_values(adapter_source, facts, values, load)
     if _in_memory(base):
         facts = load_in_memory(base, adapter_source, facts, load)
-        base_reference = type(base).__name__
     else:
-        assert base is None or isinstance(base, (str, Path))
-        named = _named_base(facts) if base is None else base
-        base_source = _source(named) if named else None
-        base_reference = str(named or "")
-        if base_source is None:
-            facts = facts.adding(BaseFolder("", False, "the adapter's config names no base", "unnamed", given=False))
-            facts = facts.lacking(Missing("no base was given, and the adapter's config names none"), BaseConfig)
-        else:
-            facts = gather_base(base_source, facts, given=base is not None)
-        options = {"model_class": model_class, "trust_remote_code": trust_remote_code}
+        if base_source is not None:
+            local = isinstance(base_source, DiskSource)
+            facts = gather_base(base_source, facts, given=base is not None, weights=local or static)
+        options = {"model_class": model_class, "trust_remote_code": trust_remote_code, "values": values}
         facts = load_in_child(
             base_source, adapter_source, facts, load, run, options, time_limit, python, child, progress, cache
         )
     facts = facts.lacking(Missing("the forward pass was not reached") if run else waived("no --run"), RunOutcome)
-    facts = derive(facts, adapter_source, static=load == "no", cache=cache, model_class=model_class)
-    return build(judge(rules, facts), facts, base_reference)
+    facts = derive(facts, adapter_source, base_source, static=static, cache=cache, model_class=model_class)
+    reference = type(base).__name__ if _in_memory(base) else base_source.reference if base_source else ""
+    return build(judge(rules, facts), facts, reference, tuple(notes))
 
 
 def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any) -> peft.PeftModel:
@@ -110,19 +124,23 @@ def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any
     report.raise_for_errors()
     import peft
 
+    opening = {name: options.get(name) for name in ("token", "offline") if options.get(name)}
+    source, _ = open_source(str(adapter), options.get("adapter_revision"), options.get("subfolder"), **opening)
+    facts = gather_adapter(source, Facts())
+    config, tensors = facts.get(AdapterConfig), facts.get(AdapterTensors)
+    if isinstance(config, Missing) or isinstance(tensors, Missing):
+        raise AdapterError(report)
+    source.fetch_all(["adapter_config.json", tensors.file])
     if not _in_memory(base):
         from adapter_doctor.loading import child
 
-        source = _source(adapter)
-        facts = gather_adapter(source, Facts())
-        config, tensors = facts.get(AdapterConfig), facts.get(AdapterTensors)
-        if isinstance(config, Missing) or isinstance(tensors, Missing):
-            raise AdapterError(report)
-        base_config = gather_base(_source(base), facts).get(BaseConfig)
+        base_source, _ = open_source(str(base), options.get("base_revision"), None, **opening)
+        base_config = gather_base(base_source, facts, weights=False).get(BaseConfig)
         assert isinstance(base_config, BaseConfig)
-        request = load_request(str(_source(base).path("")), None, config, tensors, base_config)
+        base_source.fetch_all(weight_files(base_source))
+        request = load_request(str(base_source.path("")), None, config, tensors, base_config)
         base = child.full_base(request, child.base_config(request))
-    return peft.PeftModel.from_pretrained(base, str(_source(adapter).path("")))
+    return peft.PeftModel.from_pretrained(base, str(source.path("")))
 
 
 def chosen_rules(select: Iterable[str], ignore: Iterable[str]) -> tuple[Rule[...], ...]:
@@ -145,31 +163,73 @@ def chosen_rules(select: Iterable[str], ignore: Iterable[str]) -> tuple[Rule[...
 # ---------------------------------------------------------------------------------------------------- the stages
 
 
-def _source(given: str | Path | Any) -> Source:
-    parsed = references.parse(str(given))
-    path = parsed.path if parsed.path is not None else Path(parsed.repo or parsed.text)
-    return DiskSource(path, str(given))
+def open_source(
+    text: str, revision: str | None = None, subfolder: str | None = None, **opening: Any
+) -> tuple[Source, list[str]]:
+    """The folder or repository that ``text`` names, and what the report should say about the choice.
+
+    Raises:
+        DoctorError: nothing can be meant by it.
+    """
+    parsed = references.parse(text, revision=revision, subfolder=subfolder)
+    notes = [f"{text!r} is a folder here and was taken; hf://{text} means the repository"] if parsed.shadowed else []
+    if parsed.path is not None:
+        return DiskSource(parsed.path, str(parsed)), notes
+    from adapter_doctor.sources.hub import HubSource
+
+    return HubSource(parsed, **opening), notes
+
+
+def _prepare(adapter: Source | None, base: Source | None, static: bool) -> None:
+    """Let both sources get ready side by side what will be read of them: on the Hub each request is a round trip."""
+    wanted = ["config.json", "adapter_config.json"]
+    jobs = [(adapter, ("adapter_config.json", "adapter_model.safetensors"))] if adapter else []
+    jobs += [(base, (*wanted, *(("model.safetensors", "*.index.json") if static else ())))] if base else []
+    threads = [threading.Thread(target=source.prepare, args=names) for source, names in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _named_base(facts: Facts, revision: str | None, opening: dict[str, Any]) -> tuple[Source | None, list[str], Facts]:
+    """The base that the adapter's config names, at the revision that it names; what cannot be one becomes a fact."""
+    config = facts.get(AdapterConfig)
+    name = config.base_name if isinstance(config, AdapterConfig) else ""
+    recorded = config.get("revision") if isinstance(config, AdapterConfig) else None
+    why = "the adapter's config names no base"
+    if name:
+        try:
+            plain = "@" not in name and not Path(name).exists()
+            own = recorded if isinstance(recorded, str) and plain else None
+            source, notes = open_source(name, revision or own, None, **opening)
+        except DoctorError as error:  # a stranger's config, not a wrong argument
+            why = error.message
+        else:
+            return source, notes, facts
+    facts = facts.adding(BaseFolder(name, False, why, "not-found", given=False))
+    return None, [], facts.lacking(Missing(f"there is no base to look at: {why}"), BaseConfig)
 
 
 def _in_memory(base: object) -> bool:
     return hasattr(base, "named_modules") and hasattr(base, "state_dict")
 
 
-def _named_base(facts: Facts) -> str | None:
-    config = facts.get(AdapterConfig)
-    return config.base_name or None if isinstance(config, AdapterConfig) else None
-
-
-def _gather_values(source: Source, facts: Facts) -> Facts:
+def _gather_values(source: Source, facts: Facts, values: bool, load: Load) -> Facts:
+    """The values of the tensors, where they are wanted and on this disk; a load brings them here anyway."""
+    if not values:
+        return facts.lacking(waived("--no-values"), TensorValues)
     tensors = facts.get(AdapterTensors)
     if isinstance(tensors, Missing):
         return facts.lacking(tensors, TensorValues)
+    path = source.path(tensors.file)
+    if path is None and load == "no":
+        return facts.lacking(waived("--load no leaves weights on the Hub, so their values were not read"), TensorValues)
     from adapter_doctor.gather.values import gather_values
 
-    path = source.path(tensors.file)
-    if path is None:
-        return facts.lacking(Missing("the weights are not on this disk, so their values were not read"), TensorValues)
     try:
-        return facts.adding(gather_values(path, tensors))
+        return facts.adding(gather_values(path or source.fetch_all([tensors.file])[tensors.file], tensors))
+    except Unreachable as trouble:
+        return facts.lacking(Missing(f"{tensors.file} could not be downloaded: {trouble.why}"), TensorValues)
     except (OSError, ValueError) as error:
         return facts.lacking(Missing(f"the values of {tensors.file} cannot be read: {error}"), TensorValues)

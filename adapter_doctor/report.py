@@ -119,7 +119,7 @@ class Report:
         return render(self)
 
 
-def build(outcomes: Iterable[Outcome], facts: Facts, base_reference: str) -> Report:
+def build(outcomes: Iterable[Outcome], facts: Facts, base_reference: str, said: tuple[str, ...] = ()) -> Report:
     """The report of one examination, from its outcomes and the facts that describe what was examined."""
     folder, config, tensors = facts.get(AdapterFolder), facts.get(AdapterConfig), facts.get(AdapterTensors)
     base_folder, base_config, outcome = facts.get(BaseFolder), facts.get(BaseConfig), facts.get(LoadOutcome)
@@ -157,8 +157,10 @@ def build(outcomes: Iterable[Outcome], facts: Facts, base_reference: str) -> Rep
     if isinstance(outcome, LoadOutcome) and loaded:
         ran = facts.get(RunOutcome)
         examined = "run" if isinstance(ran, RunOutcome) and ran.refusal is None else "loaded"
-    notes = []
-    if isinstance(outcome, LoadOutcome) and outcome.stand_in:
+    notes = list(said)
+    unknown_code = isinstance(base_config, BaseConfig) and base_config.needs_remote_code
+    named = isinstance(modules, BaseModules) and modules.origin == "checkpoint"
+    if (isinstance(outcome, LoadOutcome) and outcome.stand_in) or (unknown_code and named):
         notes.append("the base's own code was not run: it was judged by the names and shapes in its checkpoint")
     if isinstance(modules, BaseModules) and modules.origin == "cache":
         notes.append("the base's module names are those of an earlier load with the same config and transformers")

@@ -13,6 +13,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 import safetensors.numpy
 from typer.testing import CliRunner, Result
 
-from adapter_doctor import __version__
+from adapter_doctor import __version__, doctor
 from adapter_doctor.cli import app
 from adapter_doctor.rules import all_rules
 
@@ -466,6 +467,12 @@ def assert_tame(text: str) -> None:
         assert sign.isprintable(), f"{sign!r} in {text[max(0, text.index(sign) - 40) : text.index(sign) + 40]!r}"
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The versions of what is installed, which take most of the time of a static check, are looked up once."""
+    monkeypatch.setattr(doctor, "gather_environment", cache(doctor.gather_environment))
+
+
 def hostile_adapters(folder: Path) -> Iterable[Path]:
     for number, text in enumerate([*HOSTILE, MARKUP]):
         yield write_adapter(folder / f"targets-{number}", target_modules=[text, "q_proj"])
@@ -479,6 +486,7 @@ def hostile_adapters(folder: Path) -> Iterable[Path]:
             yield write_adapter(folder / f"keys-{number}", {**adapter_state(), **state})
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_no_escape_of_a_stranger_reaches_stdout(form: str, base: Path, tmp_path: Path) -> None:
     for adapter in hostile_adapters(tmp_path):

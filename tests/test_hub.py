@@ -25,8 +25,9 @@ import pytest
 from hub_server import PROXY_PAGE, Fault, HubServer
 
 from adapter_doctor.reference import parse
-from adapter_doctor.sources import Unreachable, hub
-from adapter_doctor.sources.hub import HEAD, HubSource
+from adapter_doctor.sources import Unreachable, hub_connection
+from adapter_doctor.sources.hub import HubSource
+from adapter_doctor.sources.hub_connection import HEAD, LEAST_HEAD, SHARD_HEADS
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz0123"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 500000\n"
@@ -70,7 +71,7 @@ def sockets_left_behind() -> Iterator[None]:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setattr(hub, "PAUSES", (0.01, 0.02, 0.04, 0.08))
+    monkeypatch.setattr(hub_connection, "PAUSES", (0.01, 0.02, 0.04, 0.08))
     with HubServer() as running, hub_server.in_use(running.url, tmp_path / "home"):
         running.add("me/lora", ADAPTER)
         yield running
@@ -217,7 +218,7 @@ def pair(server: HubServer) -> HubServer:
 def test_a_pair_takes_three_round_trips_cold_one_warm_and_none_offline(pair: HubServer) -> None:
     prepare_pair()
     assert pair.round_trips() == 3
-    assert pair.sent < HEAD + hub.SHARD_HEADS + 5_000
+    assert pair.sent < HEAD + SHARD_HEADS + 5_000
     pair.forget()
     prepare_pair()
     assert pair.round_trips() == 1
@@ -241,7 +242,7 @@ def test_a_long_header_takes_one_round_trip_more_straight_from_the_storage(pair:
 def test_many_shards_share_what_is_asked_for_in_advance(server: HubServer) -> None:
     server.add("them/huge", {f"model-{i:05}-of-00191.safetensors": safetensors(6) for i in range(1, 192)})
     source("them/huge").prepare("model*.safetensors")
-    assert server.sent < 191 * (hub.LEAST_HEAD + 1000)
+    assert server.sent < 191 * (LEAST_HEAD + 1000)
 
 
 def test_weights_are_not_downloaded_for_their_header(server: HubServer) -> None:
@@ -608,7 +609,7 @@ def test_a_name_that_cannot_be_resolved_is_told(server: HubServer, monkeypatch: 
 def test_an_endpoint_where_nobody_is_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, why: str
 ) -> None:
-    monkeypatch.setattr(hub, "PAUSES", (0.01,))
+    monkeypatch.setattr(hub_connection, "PAUSES", (0.01,))
     with hub_server.in_use(endpoint, tmp_path):
         trouble = trouble_of(source().files)
     assert (trouble.why, trouble.temporary) == (why, True)

@@ -14,7 +14,7 @@ from adapter_doctor.findings import Severity
 
 def check(
     base: Annotated[str, typer.Argument(help="The base model; leave it out to take the one the adapter names.")],
-    adapter: Annotated[str | None, typer.Argument(help="The adapter's folder.")] = None,
+    adapter: Annotated[str | None, typer.Argument(help="The adapter: a folder, or its id on the Hub.")] = None,
     load: Annotated[str, typer.Option(help="How far to go: skeleton, full or no.")] = "skeleton",
     run: Annotated[bool, typer.Option("--run", help="Also a forward pass with and without the adapter.")] = False,
     form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "text",
@@ -27,8 +27,13 @@ def check(
         bool, typer.Option("--trust-remote-code", help="Run code from the base's repository.")
     ] = False,
     no_values: Annotated[bool, typer.Option("--no-values", help="Do not read the values of tensors.")] = False,
-    time_limit: Annotated[float, typer.Option(help="Seconds that the load may take.")] = 600.0,
+    time_limit: Annotated[float, typer.Option(help="Seconds that the load, and the network, may take.")] = 600.0,
     python: Annotated[str | None, typer.Option(help="Load with this environment's interpreter.")] = None,
+    base_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the base.")] = None,
+    adapter_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the adapter.")] = None,
+    subfolder: Annotated[str | None, typer.Option(help="The adapter's folder inside its repository.")] = None,
+    token: Annotated[str | None, typer.Option(help="Hub token; else the one `hf auth login` saved.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this disk.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write kept module trees.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every finding in full.")] = False,
 ) -> None:
@@ -56,6 +61,11 @@ def check(
             time_limit=time_limit,
             python=python,
             cache=not no_cache,
+            base_revision=base_revision,
+            adapter_revision=adapter_revision,
+            subfolder=subfolder,
+            token=token,
+            offline=offline,
             progress=progress,
         )
     except DoctorError as error:

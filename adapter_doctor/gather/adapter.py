@@ -36,11 +36,21 @@ def gather_adapter(source: Source, facts: Facts) -> Facts:
         why = Missing(f"the adapter could not be read: {trouble.why}")
         return facts.lacking(why, ConfigFile, AdapterConfig, WeightsFiles, AdapterTensors, PickleScan)
     facts = facts.adding(AdapterFolder(source.reference, exists=True, revision=source.revision, files=files))
-    return _gather_weights(source, _gather_config(source, facts))
+    try:
+        facts = _gather_config(source, facts)
+    except Unreachable as trouble:  # a gated repository can be listed and not read
+        facts = facts.adding(AdapterFolder(source.reference, False, trouble.why, trouble.reason, source.revision))
+        return facts.lacking(
+            Missing(f"the adapter could not be read: {trouble.why}"),
+            *(ConfigFile, AdapterConfig, WeightsFiles, AdapterTensors, PickleScan),
+        )
+    return _gather_weights(source, facts)
 
 
 def _gather_config(source: Source, facts: Facts) -> Facts:
     size = source.files().get(CONFIG)
+    if size is None and not source.complete:
+        return facts.lacking(Missing(f"{CONFIG} is not in the cache"), ConfigFile, AdapterConfig)
     if size is None:
         facts = facts.adding(ConfigFile(FileState(CONFIG, "absent", f"there is no {CONFIG}")))
         return facts.lacking(Missing(f"there is no {CONFIG}"), AdapterConfig)
@@ -53,6 +63,8 @@ def _gather_config(source: Source, facts: Facts) -> Facts:
     except Unreachable as trouble:
         if trouble.temporary:
             return facts.lacking(Missing(f"{CONFIG}: {trouble.why}"), ConfigFile, AdapterConfig)
+        if trouble.reason in ("gated", "denied"):
+            raise
         state = FileState(CONFIG, "unreadable", f"cannot be read: {trouble.why}", size)
     else:
         return facts.adding(ConfigFile(FileState(CONFIG, "ok", size=size)), AdapterConfig(raw))
@@ -68,6 +80,8 @@ def _gather_weights(source: Source, facts: Facts) -> Facts:
         for name, size in sorted(files.items())
         if name != chosen and "/" not in name and name.endswith(_WEIGHT_ENDINGS) and not name.startswith(_NO_WEIGHTS)
     )
+    if chosen is None and not source.complete:
+        return facts.lacking(Missing("the weights are not in the cache"), WeightsFiles, AdapterTensors, PickleScan)
     if chosen is None:
         why = Missing("there are no adapter weights")
         return facts.adding(WeightsFiles(None, others)).lacking(why, AdapterTensors, PickleScan)
@@ -98,9 +112,7 @@ def _read_safetensors(source: Source, size: int) -> AdapterTensors:
 
 
 def _read_pickle(source: Source, size: int) -> tuple[object, ...]:
-    path = source.path(PICKLE)
-    if path is None:
-        raise Unreachable("its listing needs the whole file, which is not on this disk")
+    path = source.fetch_all([PICKLE])[PICKLE]
     try:
         file = path.open("rb")
     except OSError as error:

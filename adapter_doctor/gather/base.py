@@ -14,12 +14,18 @@ ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARDS = 2_000
+MAX_REMOTE_SHARDS = 40
+"""Headers that are asked for over the network: the module names of a larger base are had from its skeleton."""
 MAX_INDEX_BYTES = 100_000_000
 _SHARD = re.compile(r"^[\w.-]+\.safetensors$")
 
 
-def gather_base(source: Source, facts: Facts, *, given: bool = True) -> Facts:
-    """``facts`` with what the base's files tell; ``given`` is False where the adapter's config named the base."""
+def gather_base(source: Source, facts: Facts, *, given: bool = True, weights: bool = True) -> Facts:
+    """``facts`` with what the base's files tell.
+
+    ``given`` is False where the adapter's config named the base; ``weights`` where the headers of its weight files are
+    wanted, each of which costs a request on the Hub.
+    """
     try:
         files = source.files()
     except Unreachable as trouble:
@@ -29,7 +35,16 @@ def gather_base(source: Source, facts: Facts, *, given: bool = True) -> Facts:
         return facts.lacking(Missing(f"the base could not be read: {trouble.why}"), BaseConfig, BaseCheckpoint)
     nested = _adapter_base(source) if ADAPTER_CONFIG in files else None
     facts = facts.adding(BaseFolder(source.reference, True, "", "", given, nested, source.revision, files))
-    return _gather_checkpoint(source, _gather_config(source, facts))
+    try:
+        facts = _gather_config(source, facts)
+    except Unreachable as trouble:  # a gated repository can be listed and not read
+        facts = facts.adding(BaseFolder(source.reference, False, trouble.why, trouble.reason, given))
+        return facts.lacking(Missing(f"the base could not be read: {trouble.why}"), BaseConfig, BaseCheckpoint)
+    if not weights:
+        return facts.lacking(
+            Missing("the headers of the base's weights were not asked for", waived=True), BaseCheckpoint
+        )
+    return _gather_checkpoint(source, facts)
 
 
 def _adapter_base(source: Source) -> str:
@@ -48,6 +63,8 @@ def _gather_config(source: Source, facts: Facts) -> Facts:
     except bounded_json.BadJson as trouble:
         return facts.lacking(Missing(f"the base's {CONFIG} {trouble}"), BaseConfig)
     except Unreachable as trouble:
+        if trouble.reason in ("gated", "denied"):
+            raise
         return facts.lacking(Missing(f"the base's {CONFIG} cannot be read: {trouble.why}"), BaseConfig)
     return facts.adding(BaseConfig(raw))
 
@@ -75,6 +92,10 @@ def _tensors(source: Source, files: Mapping[str, int]) -> dict[str, TensorInfo]:
     shards = sorted({shard for shard in weight_map.values() if isinstance(shard, str)})
     if len(shards) > MAX_SHARDS:
         raise Unreachable(f"{INDEX} names {len(shards):,} shards")
+    if source.revision is not None and len(shards) > MAX_REMOTE_SHARDS:
+        raise Unreachable(
+            f"{len(shards)} shards on the Hub are too many to ask; one check with --load skeleton will do"
+        )
     found: dict[str, TensorInfo] = {}
     for shard in shards:
         if not _SHARD.match(shard) or shard not in files:

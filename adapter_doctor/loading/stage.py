@@ -20,11 +20,12 @@ from adapter_doctor.facts import (
     Missing,
 )
 from adapter_doctor.formats.adapter_keys import parse
+from adapter_doctor.formats.config_patterns import pattern_trouble
 from adapter_doctor.gather import tree_cache
 from adapter_doctor.gather.load import load_request, modules_from, read_answer
 from adapter_doctor.gather.modules import modules_as_named
 from adapter_doctor.loading.process import ChildDied, LoadingChild
-from adapter_doctor.sources import Source
+from adapter_doctor.sources import Source, Unreachable
 
 Load = Literal["skeleton", "full", "no"]
 LOADS: tuple[Load, ...] = ("skeleton", "full", "no")
@@ -64,10 +65,23 @@ def load_in_child(
     if absent and python is None:
         why = f"{' and '.join(absent)} not installed: pip install 'adapter-doctor[load]', or judge with --load no"
         return facts.lacking(Missing(why), BaseModules, Fit, LoadOutcome)
+    try:
+        wanted = ["adapter_config.json", *([] if header_only(adapter, tensors, options) else [tensors.file])]
+        adapter.fetch_all(wanted)
+        base.fetch_all(weight_files(base) if load == "full" else small_files(base, options))
+    except Unreachable as trouble:
+        missing = Missing(f"what the load needs could not be downloaded: {trouble.why}")
+        return facts.lacking(missing, BaseModules, Fit, LoadOutcome)
+    endless = pattern_trouble(config, (one.module for one in map(parse, tensors) if one is not None))
+    if any("does not finish" in trouble for _, _, trouble in endless):
+        missing = Missing(f"nothing was loaded: a pattern in `{endless[0][0]}` would keep PEFT matching without end")
+        return facts.lacking(missing, BaseModules, Fit, LoadOutcome)
     extent = "full" if load == "full" or _needs_weights(config, facts) else "skeleton"
     request = load_request(
-        str(base.path("")), str(adapter.path("")), config, tensors, base_config, extent=extent, run=run, **options
-    )
+        str(base.path("")), str(adapter.path("")), config, tensors, base_config, extent=extent, run=run,
+        model_class=options.get("model_class"), trust_remote_code=options.get("trust_remote_code"),
+        header=header_only(adapter, tensors, options),
+    )  # fmt: skip
     try:
         if child is not None:
             answer = _ask(child, request, facts, time_limit)
@@ -81,6 +95,31 @@ def load_in_child(
     if cache and "base" in answer and not answer.get("stand_in"):
         tree_cache.write(tree_name(facts, options.get("model_class")), answer["base"])
     return facts
+
+
+def header_only(adapter: Source, tensors: AdapterTensors, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The tensors' dtypes and shapes for a load without their values, where these were not wanted and are not here."""
+    if options.get("values", True) or adapter.path(tensors.file) is not None:
+        return None
+    return {name: [info.dtype, list(info.shape)] for name, info in tensors.tensors.items()}
+
+
+def small_files(base: Source, options: Mapping[str, Any]) -> list[str]:
+    """The files of a base that its skeleton is built from; its code only where that is trusted."""
+    endings = (".json", ".py") if options.get("trust_remote_code") else (".json",)
+    names = ("config.json", "generation_config.json") if len(endings) == 1 else ()
+    return [
+        name for name in base.files() if "/" not in name and (name in names or (not names and name.endswith(endings)))
+    ]
+
+
+def weight_files(base: Source) -> list[str]:
+    """The files of a base that loading it whole needs: safetensors where there are any."""
+    names = [name for name in base.files() if "/" not in name]
+    safe = [name for name in names if name.endswith(".safetensors")]
+    return [name for name in names if name.endswith((".json", ".txt", ".model"))] + (
+        safe or [name for name in names if name.endswith(".bin")]
+    )
 
 
 def _needs_weights(config: AdapterConfig, facts: Facts) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ class Unreachable(Exception):
     """A file or folder could not be read. ``state`` is as in :class:`adapter_doctor.facts.FileState`.
 
     ``temporary`` is set where trying again may help, so that it is no defect of the adapter. ``reason`` is
-    ``not-found``, ``denied``, ``gated``, ``revision``, ``network`` or ``offline``.
+    ``not-found``, ``denied``, ``gated``, ``revision``, ``file``, ``disk``, ``network`` or ``offline``.
     """
 
     def __init__(
@@ -29,6 +29,18 @@ class Source(Protocol):
 
     reference: str
     revision: str | None
+    complete: bool
+    """Whether a file that is not listed is not there; a cache may hold only part of a repository."""
+
+    def prepare(self, *patterns: str) -> None:
+        """Get ready, side by side, what reads of the files of these names will need; troubles show when they are read."""
+
+    def fetch_all(self, names: Sequence[str]) -> Mapping[str, Path]:
+        """Have these files on this disk, and say where.
+
+        Raises:
+            Unreachable: one of them cannot be had.
+        """
 
     def files(self) -> Mapping[str, int]:
         """Names (relative, ``/`` between levels) and sizes in bytes.

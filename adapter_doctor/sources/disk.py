@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ class DiskSource:
         self.folder = folder
         self.reference = reference
         self.revision: str | None = None
+        self.complete = True
 
     @cached_property
     def _listing(self) -> Mapping[str, int]:
@@ -67,6 +68,13 @@ class DiskSource:
                 return file.read() if length is None else file.read(length)
         except OSError as error:
             raise Unreachable(os_error_sentence(error)) from None
+
+    def prepare(self, *patterns: str) -> None:
+        """Nothing: the files are here."""
+
+    def fetch_all(self, names: Sequence[str]) -> Mapping[str, Path]:
+        """Where the files are; see :class:`adapter_doctor.sources.Source`."""
+        return {name: self.folder / name for name in names}
 
     def path(self, name: str) -> Path | None:
         """The file's path; see :class:`adapter_doctor.sources.Source`."""

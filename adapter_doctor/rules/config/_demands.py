@@ -51,8 +51,11 @@ def _is_exclusion(value: Any) -> bool:
 
 
 def _is_saved(value: Any) -> bool:
+    """Of text PEFT takes each letter for a name, and there is always a module that ends in one of them."""
     if not value:
         return True
+    if isinstance(value, str):
+        return not any(letter.isalpha() for letter in value)
     return isinstance(value, (list, Mapping)) and all(isinstance(one, str) and one for one in value)
 
 

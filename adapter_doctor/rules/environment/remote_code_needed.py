@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from adapter_doctor import knowledge
-from adapter_doctor.facts import BaseConfig, LoadOutcome, Missing
+from adapter_doctor.facts import BaseConfig, BaseModules, LoadOutcome, Missing
 from adapter_doctor.findings import Hit, Severity, Undecided, some
 from adapter_doctor.rules import rule
 
 
 @rule("AD406", Severity.ERROR, explains=("AD3", "AD402", "AD5"))
-def remote_code_needed(base: BaseConfig, outcome: LoadOutcome | Missing) -> Iterator[Hit]:
+def remote_code_needed(
+    base: BaseConfig, outcome: LoadOutcome | Missing, modules: BaseModules | Missing
+) -> Iterator[Hit]:
     """The base's code lies in its own repository and was not trusted.
 
     ## Why it matters
@@ -31,7 +33,7 @@ def remote_code_needed(base: BaseConfig, outcome: LoadOutcome | Missing) -> Iter
     if isinstance(outcome, LoadOutcome):
         refusal = outcome.refusal
         refused = refusal is not None and "trust_remote_code" in refusal.message
-    elif known:
+    elif known or isinstance(modules, BaseModules):  # its checkpoint's names and shapes were enough
         return
     elif outcome.waived:
         refused = True

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterConfig, BaseFolder, Comparison
 from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.formats.base_names import same_base
 from adapter_doctor.rules import rule
 
 
@@ -48,11 +49,8 @@ def wrong_base(config: AdapterConfig, comparison: Comparison, base: BaseFolder) 
     agreeing = [one for one in comparison.dimensions if one.agrees]
     told = "; ".join(f"{one.name} {one.in_adapter} against {one.in_base}" for one in apart)
     same = f"; {', '.join(one.name for one in agreeing)} agree" if agreeing else ""
-    named = (
-        f"use the base that the adapter names: {config.base_name}"
-        if config.base_name not in ("", base.reference)
-        else None
-    )
+    known = config.base_name and not same_base(config.base_name, base.reference)
+    named = f"use the base that the adapter names: {config.base_name}" if known else None
     other_reasons = (
         "wrapper",
         "double-prefix",
