@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 from adapter_doctor import __version__, doctor
 from adapter_doctor.cli import app
+from adapter_doctor.gather.environment import gather_environment
 from adapter_doctor.rules import all_rules
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -470,7 +471,7 @@ def assert_tame(text: str) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The versions of what is installed, which take most of the time of a static check, are looked up once."""
-    monkeypatch.setattr(doctor, "gather_environment", cache(doctor.gather_environment))
+    monkeypatch.setattr(doctor, "gather_environment", cache(gather_environment))
 
 
 def hostile_adapters(folder: Path) -> Iterable[Path]:

@@ -1,0 +1,145 @@
+"""Whole checks of a base and an adapter that lie on a Hub: verdicts, few requests, and every way to fail."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import hub_server
+import peft_types
+import pytest
+from hub_server import PROXY_PAGE, Fault, HubServer
+
+from adapter_doctor import check
+from adapter_doctor.loading.process import LoadingChild
+from adapter_doctor.report import Report
+from adapter_doctor.sources import hub_connection
+
+BASE, ADAPTER = "acme/tiny", "me/lora"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("pair")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = peft_types.make_base(root / "base")
+        return base, peft_types.make_adapter("LORA", base, root / "adapter")
+
+
+@pytest.fixture
+def hub(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    monkeypatch.setattr(hub_connection, "PAUSES", (0.01, 0.02))
+    with HubServer() as running, hub_server.in_use(running.url, tmp_path / "home"):
+        for name, folder in zip((BASE, ADAPTER), pair, strict=True):
+            running.add(name, {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
+        yield running
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[LoadingChild]:
+    with LoadingChild() as started:
+        yield started
+
+
+def static(**options: object) -> Report:
+    return check(BASE, ADAPTER, load="no", cache=False, time_limit=20, **options)  # type: ignore[arg-type]
+
+
+def test_static_check_is_compatible_and_leaves_the_weights_where_they_are(hub: HubServer) -> None:
+    report = static()
+    assert report.verdict == "compatible", report.summary
+    assert len(report.base["revision"]) == len(report.adapter["revision"]) == 40
+    assert not [one for one in hub.seen if BASE in one.path and one.sent > 100_000]
+    assert hub.round_trips() <= 4
+
+
+def test_second_check_asks_for_the_revisions_alone_and_offline_for_nothing(hub: HubServer) -> None:
+    static()
+    hub.forget()
+    assert static().verdict == "compatible"
+    assert hub.round_trips() <= 2
+    hub.forget()
+    assert static(offline=True).verdict == "compatible"
+    assert hub.round_trips() == 0
+
+
+def test_skeleton_check_downloads_the_adapter_and_no_weight_of_the_base(hub: HubServer, child: LoadingChild) -> None:
+    report = check(BASE, ADAPTER, child=child, cache=False)
+    assert report.verdict == "compatible", report.summary
+    assert report.landed is not None
+    assert report.landed["landed"] == report.landed["in_file"] == 12
+    assert not [one for one in hub.seen if BASE in one.path and "model.safetensors" in one.path]
+
+
+def test_skeleton_check_without_values_proves_the_fit_from_the_header(hub: HubServer, child: LoadingChild) -> None:
+    report = check(BASE, ADAPTER, child=child, cache=False, values=False)
+    assert report.verdict == "compatible", report.summary
+    assert report.landed is not None
+    assert report.landed["landed"] == 12
+
+
+def test_base_is_taken_from_the_adapters_config(hub: HubServer, pair: tuple[Path, Path]) -> None:
+    import json
+
+    config = json.loads((pair[1] / "adapter_config.json").read_text()) | {"base_model_name_or_path": BASE}
+    files = {path.name: path.read_bytes() for path in pair[1].iterdir() if path.is_file()}
+    hub.add(ADAPTER, files | {"adapter_config.json": json.dumps(config).encode()})
+    report = check(None, ADAPTER, load="no", cache=False)
+    assert report.verdict == "compatible", report.summary
+    assert report.base["reference"] == BASE
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter", "code"),
+    [("acme/none", ADAPTER, "AD001"), (BASE, "me/none", "AD002"), (f"{BASE}@nowhere", ADAPTER, "AD004")],
+)
+def test_what_is_not_there_is_an_error_that_says_so(hub: HubServer, base: str, adapter: str, code: str) -> None:
+    report = check(base, adapter, load="no", cache=False, time_limit=20)
+    assert report.verdict == "incompatible"
+    assert report.cause is not None
+    assert report.cause.rule.code == code
+
+
+def test_gated_base_is_an_error_that_says_what_to_do(hub: HubServer, pair: tuple[Path, Path]) -> None:
+    files = {path.name: path.read_bytes() for path in pair[0].iterdir() if path.is_file()}
+    hub.add("acme/gated", files, gated="manual")
+    report = check("acme/gated", ADAPTER, load="no", cache=False, time_limit=20)
+    assert report.verdict == "incompatible"
+    assert report.cause is not None
+    assert report.cause.rule.code == "AD003", report.summary
+
+
+@pytest.mark.parametrize("broken", [BASE, ADAPTER])
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(status=503), Fault(status=429), Fault(status=500), PROXY_PAGE, Fault(cut=10)],
+    ids=["503", "429", "500", "proxy", "cut"],
+)
+def test_passing_trouble_of_the_network_leaves_the_verdict_open(hub: HubServer, broken: str, fault: Fault) -> None:
+    hub.fault(broken, fault)
+    begun = time.monotonic()
+    report = static()
+    assert time.monotonic() - begun < 25
+    assert (report.verdict, report.exit_code) == ("undetermined", 3), report.summary
+    assert not report.diagnosis.crashed
+
+
+def test_offline_without_a_copy_leaves_the_verdict_open(hub: HubServer) -> None:
+    report = static(offline=True)
+    assert report.verdict == "undetermined", report.summary
+    assert hub.round_trips() == 0
+
+
+def test_token_never_reaches_the_report(hub: HubServer) -> None:
+    token = "hf_" + "s3cret" * 6
+    hub.fault(ADAPTER, Fault(status=401))
+    report = static(token=token)
+    assert token not in str(report)
+    assert token not in str(report.to_dict())
