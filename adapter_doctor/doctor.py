@@ -76,9 +76,13 @@ def check(
     """
     if load not in LOADS:
         raise DoctorError(f"load is {load!r}, expected one of {', '.join(LOADS)}")
+    if run and _in_memory(base):
+        raise DoctorError(
+            "a model in memory is left as it is, so no forward pass is made", "load it, and run it yourself"
+        )
     if run and load != "full":
         raise DoctorError("a forward pass needs the base's weights", "add --load full")
-    if time_limit <= 0:
+    if not time_limit > 0:
         raise DoctorError(f"the time limit is {time_limit:g} seconds, expected more than 0")
     rules = chosen_rules(select, ignore)
     opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
@@ -203,8 +207,8 @@ def _named_base(facts: Facts, revision: str | None, opening: dict[str, Any]) -> 
             plain = "@" not in name and not Path(name).exists()
             own = recorded if isinstance(recorded, str) and plain else None
             source, notes = open_source(name, revision or own, None, **opening)
-        except DoctorError as error:  # a stranger's config, not a wrong argument
-            why = error.message
+        except (DoctorError, OSError, ValueError) as error:  # a stranger's config, not a wrong argument
+            why = getattr(error, "message", "") or f"{name[:100]!r} names nothing that could be there"
         else:
             return source, notes, facts
     facts = facts.adding(BaseFolder(name, False, why, "not-found", given=False))

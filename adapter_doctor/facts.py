@@ -254,7 +254,8 @@ class BaseConfig:
         for key in ("text_config", "llm_config", "language_config", "thinker_config"):
             part = self.raw.get(key)
             if isinstance(part, dict):
-                return {**part, **({} if key != "thinker_config" else part.get("text_config", {}))}
+                inner = part.get("text_config") if key == "thinker_config" else None
+                return {**part, **(inner if isinstance(inner, dict) else {})}
         return self.raw
 
     @property

@@ -47,6 +47,8 @@ def foretell(config: AdapterConfig, tensors: AdapterTensors, base: BaseModules, 
         return Fit("predicted", refusal=Refusal("inject", "re.error", str(trouble)))
     except Refused as refused:
         return Fit("predicted", refusal=Refusal("inject", refused.error, str(refused)))
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:  # values of types that PEFT does not expect
+        return Missing(f"the config's values cannot be followed: {error}")
     return _compare(config, tensors, base, places, targeted)
 
 

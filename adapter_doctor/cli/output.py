@@ -30,7 +30,12 @@ def write_report(report: Report, form: str, output: Path | None, verbose: bool) 
             report, verbose=verbose, width=columns() if output is None else 80, colour=output is None and colours()
         )
     if output is None:
-        typer.echo(text, nl=False)
+        try:
+            typer.echo(text, nl=False)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has left, as `| head` does: end as the shell expects it of a writer
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
         return
     try:
         output.write_text(text, encoding="utf-8")

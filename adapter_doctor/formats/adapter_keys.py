@@ -28,7 +28,7 @@ _PARAMETERS = (
     r"|randlora_(?:A|B|lambda|gamma)|bone_block|miss_block|c3a_kernel|shira_(?:weight|indices)|road_(?:theta|alpha)"
     r"|delora_(?:A|B|lambda|w_norm)|osf_svd_params|gralora_[AB](?:_general)?|lily_(?:A|B|router)"
     r"|peanut_(?:A|B|encoders|decoders)|psoft_R|tinylora_(?:A|B|P|v)|beft_bias|deft_[PR]|glora_[A-E]|hira_[AB]"
-    r"|frod_\w+|unilora_\w+|adamss_[AB]|supertuning_(?:values|indices)|poly_(?:lora_[AB]|router)|shadow_\w+"
+    r"|frod_\w+|unilora_\w+|adamss_\w+|supertuning_(?:values|indices)|poly_(?:lora_[AB]|router)|shadow_\w+"
     r"|ln_tuning_layers|adaption_(?:prompt|gate)|trainable_tokens_delta|token_adapter|internal_xlora_classifier"
 )
 _KEY = re.compile(

@@ -31,26 +31,31 @@ class BadPattern(ValueError):
     """The pattern does not compile, or does not finish; the message is a clause."""
 
 
-def matching(pattern: str, names: Iterable[str], *, whole: bool = True) -> list[str]:
+def matching(pattern: str, names: Iterable[str], *, whole: bool = True, core: str | None = None) -> list[str]:
     """The names that the pattern matches: from start to end if ``whole`` (``re.fullmatch``), else from the start.
+
+    ``core`` is the part of the pattern that a stranger wrote, where the rest is PEFT's own.
 
     Raises:
         BadPattern: it does not compile, or takes longer than ``SECONDS``.
     """
-    return list(_matching(pattern, tuple(names), whole))
+    found = _matching(pattern, tuple(names), whole, pattern if core is None else core)
+    if isinstance(found, BadPattern):
+        raise found
+    return list(found)
 
 
-@lru_cache(maxsize=512)
-def _matching(pattern: str, names: tuple[str, ...], whole: bool) -> tuple[str, ...]:
+@lru_cache(maxsize=4096)
+def _matching(pattern: str, names: tuple[str, ...], whole: bool, core: str) -> tuple[str, ...] | BadPattern:
     if len(pattern) > MAX_LENGTH:
-        raise BadPattern(f"is {len(pattern):,} characters long")
+        return BadPattern(f"is {len(pattern):,} characters long")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `re` warns about what will change; PEFT's user does not see it either
             compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise BadPattern(f"is no regular expression: {error}") from None
-    if not _may_run_away(pattern):
+        return BadPattern(f"is no regular expression: {error}")
+    if _is_tame(core) and max(map(len, names), default=0) <= 200:
         return tuple(name for name in names if (compiled.fullmatch(name) if whole else compiled.match(name)))
     try:
         done = subprocess.run(  # noqa: S603 - no shell
@@ -58,22 +63,22 @@ def _matching(pattern: str, names: tuple[str, ...], whole: bool) -> tuple[str, .
             capture_output=True, text=True, timeout=SECONDS, check=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise BadPattern(
-            f"does not finish: matching {len(names)} module names was stopped after {SECONDS:g} seconds"
-        ) from None
+        return BadPattern(f"does not finish: matching {len(names)} module names was stopped after {SECONDS:g} seconds")
     except (subprocess.CalledProcessError, OSError) as error:
-        raise BadPattern(f"could not be tried: {error}") from None
+        return BadPattern(f"could not be tried: {error}")
     return tuple(json.loads(done.stdout))
 
 
-def _may_run_away(pattern: str) -> bool:
-    """Whether matching a module name of some hundred characters could take long: repeats inside repeats, or many.
+def _is_tame(pattern: str) -> bool:
+    """Whether matching a module name surely takes little time: at most three repeats and groups, no group repeated.
 
-    A repeat costs at most a name's length, so two in a row are some ten thousand steps; a repeated group may hold more.
+    Three repeats over a name of sixty signs are some thirty thousand steps. Groups other than `(?:` may change what
+    the signs mean, and a `?` doubles the ways to match: neither is taken as tame.
     """
-    bare = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", pattern)
-    repeats = re.findall(r"[*+]|\{\d*,\d*\}", bare)
-    return len(repeats) > 2 or bool(re.search(r"\)(?:[*+]|\{)", bare))
+    bare = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", pattern).replace("(?:", "(")
+    bare = re.sub(r"([*+}])\?", r"\1", bare)
+    repeats = re.findall(r"[*+?{]", bare)
+    return len(repeats) <= 3 and bare.count("(") <= 3 and not re.search(r"\)[*+?{]|\(\?", bare)
 
 
 def pattern_key(keys: Iterable[str], name: str) -> str | None:
@@ -86,7 +91,7 @@ def pattern_key(keys: Iterable[str], name: str) -> str | None:
         if re.fullmatch(r"\w+", key):  # the usual case, a bare name, needs no regular expression
             if name == key or name.endswith(f".{key}"):
                 return key
-        elif matching(rf"(.*\.)?({key})$", [name], whole=False):
+        elif matching(rf"(.*\.)?({key})$", [name], whole=False, core=key):
             return key
     return None
 

@@ -70,17 +70,19 @@ def parse_header(raw: bytes, size: int, file: str = "") -> Header:
         BadHeader: not JSON, wrong types, an unknown dtype, ranges that overlap, leave holes or pass the file's end.
     """
     try:
-        entries = json.loads(raw)
+        entries = json.loads(raw.decode("utf-8"))
+        "".join(entries if isinstance(entries, dict) else ()).encode()  # a lone surrogate is JSON to Python alone
     except (ValueError, RecursionError):
         raise BadHeader("unreadable", "the header is not JSON") from None
     if not isinstance(entries, dict):
         raise BadHeader("unreadable", "the header is not a JSON object")
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None) or {}
     begin = 8 + len(raw)
     tensors = {name: _tensor(name, entry, begin, file) for name, entry in entries.items()}
     _check_ranges(tensors, begin, size)
-    clean = {str(key): str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
-    return Header(tensors, clean)
+    if not isinstance(metadata, dict) or any(not isinstance(value, str) for value in metadata.values()):
+        raise BadHeader("unreadable", "the header's __metadata__ is not a map of strings")
+    return Header(tensors, metadata)
 
 
 def _tensor(name: str, entry: Any, begin: int, file: str) -> TensorInfo:
@@ -89,7 +91,7 @@ def _tensor(name: str, entry: Any, begin: int, file: str) -> TensorInfo:
     except (TypeError, KeyError, ValueError):
         raise BadHeader("unreadable", f"the header's entry for {name[:100]!r} is malformed") from None
     numbers = [*shape, start, end] if isinstance(shape, list) else [None]
-    if any(type(number) is not int or number < 0 for number in numbers):
+    if any(type(number) is not int or not 0 <= number < 1 << 63 for number in numbers):
         raise BadHeader("unreadable", f"the header's entry for {name[:100]!r} has a shape or range that is no number")
     bits = BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is None:

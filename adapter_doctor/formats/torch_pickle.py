@@ -25,6 +25,11 @@ _STORAGE = {
     "LongStorage": ("I64", 8), "IntStorage": ("I32", 4), "ShortStorage": ("I16", 2), "CharStorage": ("I8", 1),
     "ByteStorage": ("U8", 1), "BoolStorage": ("BOOL", 1), "UntypedStorage": ("U8", 1),
     "float8_e4m3fn": ("F8_E4M3", 1), "float8_e5m2": ("F8_E5M2", 1), "bfloat16": ("BF16", 2), "uint8": ("U8", 1),
+    "uint16": ("U16", 2), "uint32": ("U32", 4), "uint64": ("U64", 8), "float8_e4m3fnuz": ("F8_E4M3FNUZ", 1),
+    "float8_e5m2fnuz": ("F8_E5M2FNUZ", 1), "float8_e8m0fnu": ("F8_E8M0", 1), "complex64": ("C64", 8),
+    "ComplexFloatStorage": ("C64", 8), "ComplexDoubleStorage": ("C128", 16), "complex128": ("C128", 16),
+    "complex32": ("C32", 4), "float32": ("F32", 4), "float16": ("F16", 2), "float64": ("F64", 8),
+    "int8": ("I8", 1), "int16": ("I16", 2), "int32": ("I32", 4), "int64": ("I64", 8), "bool": ("BOOL", 1),
 }  # fmt: skip
 
 _HARMLESS = frozenset(
@@ -98,22 +103,27 @@ def read_listing(file: io.BufferedIOBase | io.RawIOBase, size: int, name: str = 
 def _from_zip(file: Any, name: str) -> Listing:
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError, ValueError):
-        raise BadPickle("truncated", "the zip directory at its end is missing or damaged") from None
-    entries = archive.infolist()
-    if len(entries) > MAX_ENTRIES:
-        raise BadPickle("unreadable", f"the zip holds {len(entries):,} entries")
-    inner = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-    if not inner:
-        raise BadPickle("unreadable", "the zip holds no data.pkl, so torch.save did not write it")
-    if inner[0].file_size > MAX_PICKLE:
-        raise BadPickle("too-large", f"its pickle takes {inner[0].file_size:,} bytes")
-    try:
-        pickle = archive.read(inner[0])
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise BadPickle("truncated", f"data.pkl cannot be read: {error}") from None
+        entries = archive.infolist()
+        if len(entries) > MAX_ENTRIES:
+            raise BadPickle("unreadable", f"the zip holds {len(entries):,} entries")
+        inner = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+        if len(inner) != 1:
+            # torch takes one by rules of its own; a file with several is made to be read in two ways.
+            raise BadPickle("unreadable", f"the zip holds {len(inner)} entries that end in data.pkl, expected one")
+        with archive.open(inner[0]) as opened:
+            pickle = opened.read(MAX_PICKLE + 1)
+        if len(pickle) > MAX_PICKLE:
+            raise BadPickle("too-large", f"its pickle takes more than {MAX_PICKLE:,} bytes")
+        # Compressed values have no place in the file that could be read as it is.
+        stored = [entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED]
+        starts = {entry.filename: _data_start(file, entry) for entry in stored}
+    except BadPickle:
+        raise
+    except (
+        Exception
+    ) as error:  # zipfile raises many kinds for a damaged or hostile file, and none of them is a bug of ours
+        raise BadPickle("truncated", f"the zip cannot be read ({str(error)[:80]})") from None
     folder = inner[0].filename.removesuffix("data.pkl")
-    starts = {entry.filename: _data_start(file, entry) for entry in entries}
     value, names, _ = _Machine(pickle, name, folder, starts).run()
     return Listing(value, names, pickle)
 
@@ -135,7 +145,7 @@ def _from_plain(file: Any, size: int) -> Listing:
     values: list[Any] = []
     names: list[tuple[str, str]] = []
     pickles: list[bytes] = []
-    while position < len(data) and len(values) < 4:
+    while position < len(data) and len(values) < 5:
         try:
             value, found, used = _Machine(data[position:], "", "", {}).run()
         except BadPickle:
@@ -148,7 +158,8 @@ def _from_plain(file: Any, size: int) -> Listing:
         position += used
         if len(values) == 1 and value != 0x1950A86A20F9469CFC6C:  # torch's magic number
             break
-    return Listing(values[-1], tuple(dict.fromkeys(names)), b"".join(pickles))
+    value = values[3] if len(values) > 3 else values[-1]  # the storage keys come after the value
+    return Listing(value, tuple(dict.fromkeys(names)), b"".join(pickles))
 
 
 @dataclass
@@ -160,6 +171,7 @@ class _Machine:
     folder: str
     starts: Mapping[str, int]
     stack: list[Any] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     names: dict[tuple[str, str], None] = field(default_factory=dict)
 
@@ -177,13 +189,15 @@ class _Machine:
         except BadPickle:
             raise
         except Exception as error:  # pickletools and a broken stack raise many kinds; none says more than "broken"
-            raise BadPickle("unreadable", f"it is neither a zip nor a readable pickle ({str(error)[:80]})") from None
-        raise BadPickle("truncated", "its pickle ends in the middle")
+            short = "exhausted" in str(error) or "not enough data" in str(error)
+            state = "truncated" if short else "unreadable"
+            raise BadPickle(state, f"it is neither a zip nor a readable pickle ({str(error)[:80]})") from None
+        raise AssertionError("genops ends with STOP or raises")
 
     def _step(self, op: str, argument: Any) -> None:
         stack = self.stack
         if op in ("MARK",):
-            stack.append(_MARK)
+            self.marks.append(len(stack))
         elif op in ("EMPTY_DICT",):
             stack.append({})
         elif op in ("EMPTY_LIST", "EMPTY_SET"):
@@ -227,7 +241,8 @@ class _Machine:
             stack.append(self._global(module, name))
         elif op == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
-            stack.append(self._global(str(module), str(name)))
+            named = isinstance(module, str) and isinstance(name, str)
+            stack.append(self._global(module, name) if named else self._global("?", "?"))
         elif op in ("REDUCE", "NEWOBJ"):
             arguments, function = stack.pop(), stack.pop()
             stack.append(self._call(function, arguments))
@@ -243,7 +258,10 @@ class _Machine:
         elif op == "PERSID":
             stack.append(_Opaque(argument))
         elif op == "POP":
-            stack.pop()
+            if self.marks and self.marks[-1] == len(stack):
+                self.marks.pop()
+            else:
+                stack.pop()
         elif op == "POP_MARK":
             self._to_mark()
         elif op == "DUP":
@@ -260,14 +278,14 @@ class _Machine:
             stack.append(argument)
 
     def _to_mark(self) -> list[Any]:
-        at = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
-        items = self.stack[at + 1 :]
+        at = self.marks.pop()
+        items = self.stack[at:]
         del self.stack[at:]
         return items
 
     def _set(self, key: Any, value: Any) -> None:
         target = self.stack[-1]
-        if isinstance(target, dict) and isinstance(key, (str, int, bytes, float, tuple)):
+        if isinstance(target, dict) and isinstance(key, (str, int)):
             target[key] = value
 
     def _global(self, module: str, name: str) -> _Opaque:
@@ -280,23 +298,39 @@ class _Machine:
             pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
             return {pair[0]: pair[1] for pair in pairs if isinstance(pair, (tuple, list)) and len(pair) == 2}
         if called.startswith("torch._utils._rebuild_tensor") and len(arguments) >= 3:
-            return self._tensor(*arguments[:3])
+            return self._tensor(*arguments)
         if called.startswith("torch._utils._rebuild_parameter") and arguments:
             return arguments[0]
         if called == "torch._tensor._rebuild_from_type_v2" and len(arguments) >= 3:
             return self._call(arguments[0], arguments[2])
         return _Opaque(called or "call")
 
-    def _tensor(self, storage: Any, offset: Any, shape: Any) -> Any:
+    def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any = None, *rest: Any) -> Any:
         if not isinstance(storage, _Storage) or not isinstance(offset, int) or not isinstance(shape, tuple):
             return _Opaque("tensor")
         if any(type(size) is not int or size < 0 for size in shape):
             return _Opaque("tensor")
-        dtype, width = _STORAGE.get(storage.kind, ("", 0))
-        info = TensorInfo(dtype or storage.kind, shape)
+        # `_rebuild_tensor_v3` keeps an untyped storage and names the dtype behind the hooks.
+        kind = rest[2].name.rpartition(".")[2] if len(rest) > 2 and isinstance(rest[2], _Opaque) else storage.kind
+        dtype, width = _STORAGE.get(kind, (kind, 0))
+        info = TensorInfo(dtype, shape)
         start = self.starts.get(f"{self.folder}data/{storage.key}", 0)
-        begin = start + offset * width if start else 0
-        return TensorInfo(info.dtype, shape, begin, begin + info.count * width if begin else 0, self.file)
+        if not start or not width or not _dense(shape, stride):
+            return info
+        begin = start + offset * width
+        return TensorInfo(dtype, shape, begin, begin + info.count * width, self.file)
+
+
+def _dense(shape: tuple[int, ...], stride: Any) -> bool:
+    """Whether the elements fill their range without gap or overlap, in whatever order, so that it holds just them."""
+    if not isinstance(stride, tuple) or len(stride) != len(shape) or any(type(step) is not int for step in stride):
+        return False
+    expected = 1
+    for step, size in sorted((step, size) for step, size in zip(stride, shape, strict=True) if size != 1):
+        if step != expected:
+            return False
+        expected *= size
+    return True
 
 
 class _Opaque:
@@ -306,9 +340,6 @@ class _Opaque:
 
     def __init__(self, name: object) -> None:
         self.name = str(name)
-
-
-_MARK = _Opaque("mark")
 
 
 @dataclass(frozen=True, slots=True)

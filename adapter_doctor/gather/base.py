@@ -90,6 +90,8 @@ def _tensors(source: Source, files: Mapping[str, int]) -> dict[str, TensorInfo]:
     if not isinstance(weight_map, dict):
         raise Unreachable(f"{INDEX} has no weight_map")
     shards = sorted({shard for shard in weight_map.values() if isinstance(shard, str)})
+    if not shards:
+        raise Unreachable(f"{INDEX} names no shard")
     if len(shards) > MAX_SHARDS:
         raise Unreachable(f"{INDEX} names {len(shards):,} shards")
     if source.revision is not None and len(shards) > MAX_REMOTE_SHARDS:

@@ -35,8 +35,13 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
     headless = (wanted or next(iter(config.architectures), "")) == architecture.classes.get("BASE")
     if task_type == "FEATURE_EXTRACTION":
         headless = True
-    if wanted and task_type in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS") and wanted not in config.architectures:
+    if wanted and wanted not in config.architectures:
         return Missing(f"the checkpoint is not a {wanted}, so its names lack the head that is put on for {task_type}")
+    pooled = "MASKED_LM" in architecture.classes  # such a body may get a pooler that the checkpoint lacks
+    if headless and (pooled or architecture.classes.get("BASE") not in config.architectures):
+        return Missing(
+            "the checkpoint has a head, and the bare model without it may have parts that the checkpoint lacks"
+        )
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
     if architecture.converted:
         if any(isinstance(config.raw.get(part), dict) for part in ("text_config", "vision_config", "audio_config")):
@@ -60,6 +65,9 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
         elif prefix and bare and not inside and not headless:
             module = f"{prefix}.{module}"
         parameters.setdefault(module, {})[own] = shape
+    for name in [name for name in parameters if name.rpartition(".")[2] == "shared"]:
+        for half in ("encoder", "decoder"):  # they use the shared embedding under names of their own
+            parameters.setdefault(f"{name.removesuffix('shared')}{half}.embed_tokens", parameters[name])
     tied = bool(config.raw.get("tie_word_embeddings", config.text.get("tie_word_embeddings", True)))
     head = _head(parameters, config, tied, headless)
     modules: dict[str, Module] = {}

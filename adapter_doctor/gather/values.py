@@ -27,13 +27,13 @@ _PATTERNS: Mapping[str, tuple[str, int, int, int]] = {
     "F8_E4M3": ("u1", 0x7F, 0x7F, 0x7F),
 }
 _WIDTH = {
-    "I64": "u8",
+    "I64": "i8",
     "U64": "u8",
-    "I32": "u4",
+    "I32": "i4",
     "U32": "u4",
-    "I16": "u2",
+    "I16": "i2",
     "U16": "u2",
-    "I8": "u1",
+    "I8": "i1",
     "U8": "u1",
     "BOOL": "u1",
 }
@@ -70,7 +70,7 @@ def _summary(view: mmap.mmap, info: TensorInfo) -> ValueSummary:
             ones = bool((bits == _ONES[info.dtype]).all())
         if mask != -1:
             bits = bits & kind.type(mask)
-        top = int(bits.max(initial=0))
+        top = max(int(bits.max(initial=0)), -int(bits.min(initial=0)) if mask == -1 else 0)
         if mask != -1 and top >= first_odd:
             odd = bits[bits >= first_odd]
             nans = int((odd >= first_nan).sum())
@@ -84,7 +84,9 @@ def _summary(view: mmap.mmap, info: TensorInfo) -> ValueSummary:
     return ValueSummary(_magnitude(peak, info.dtype), nan, infinite, ones and info.count > 0)
 
 
-_ONES = {"F64": 0x3FF0_0000_0000_0000, "F32": 0x3F80_0000, "F16": 0x3C00, "BF16": 0x3F80}
+_ONES = {
+    "F64": 0x3FF0_0000_0000_0000, "F32": 0x3F80_0000, "F16": 0x3C00, "BF16": 0x3F80, "F8_E4M3": 0x38, "F8_E5M2": 0x3C,
+}  # fmt: skip
 
 
 def _release(view: mmap.mmap, start: int) -> None:

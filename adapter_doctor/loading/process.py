@@ -84,7 +84,7 @@ class LoadingChild:
                 raise ChildDied(f"the load was stopped after the time limit of {time_limit:g} seconds") from None
             if line is None:
                 raise ChildDied(self._obituary(process))
-            message = json.loads(line)
+            message = _message(line)
             if "answer" in message:
                 answer: dict[str, Any] = message["answer"]
                 return answer
@@ -93,6 +93,7 @@ class LoadingChild:
     def _start(self, offline: bool) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
+        self.close()
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         if offline:
             environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -136,3 +137,12 @@ class LoadingChild:
             return f"the loading process was ended by signal {-code} ({signal.Signals(-code).name})"
         last = self._chatter.decode(errors="replace").strip().splitlines()[-1:]
         return f"the loading process ended with code {code}" + (f": {last[0][:300]}" if last else "")
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    """What the child said; empty for what somebody else printed on its output."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}

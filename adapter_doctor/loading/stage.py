@@ -174,7 +174,7 @@ def load_in_memory(model: Any, adapter: Source, facts: Facts, load: Load) -> Fac
         )
     raw = model.config.to_dict() if hasattr(model, "config") and hasattr(model.config, "to_dict") else {}
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-    facts = facts.adding(BaseFolder(name or type(model).__name__, True), BaseConfig(raw))
+    facts = facts.adding(BaseFolder(name or type(model).__name__, True, files={"config.json": 0}), BaseConfig(raw))
     facts = facts.lacking(Missing("the base is a model in memory, not files", waived=True), BaseCheckpoint)
     config, tensors = facts.get(AdapterConfig), facts.get(AdapterTensors)
     if isinstance(config, Missing) or isinstance(tensors, Missing):

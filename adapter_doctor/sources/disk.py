@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ class DiskSource:
                 names = sorted(entry.name for entry in entries)
             for name in names[:MAX_FILES]:
                 self._note(found, name)
+        except ValueError:  # a name that no file system can have
+            raise Unreachable("it does not exist") from None
         except OSError as error:
             reason = "denied" if isinstance(error, PermissionError) else "not-found"
             raise Unreachable(os_error_sentence(error), reason=reason) from None
@@ -47,11 +50,13 @@ class DiskSource:
         elif stat.S_ISDIR(status.st_mode) and not name.startswith("."):
             try:
                 with os.scandir(self.folder / name) as entries:
-                    for entry in sorted(entries, key=lambda one: one.name)[:1000]:
-                        if entry.is_file():
-                            found[f"{name}/{entry.name}"] = entry.stat().st_size
+                    inside = sorted(entry.name for entry in entries)[:1000]
             except OSError:  # a folder that may not be listed holds nothing that could be examined
                 return
+            for inner in inside:
+                with contextlib.suppress(OSError):  # a link that leads nowhere is no file
+                    if stat.S_ISREG((status := (self.folder / name / inner).stat()).st_mode):
+                        found[f"{name}/{inner}"] = status.st_size
 
     def files(self) -> Mapping[str, int]:
         """Names and sizes; see :class:`adapter_doctor.sources.Source`."""

@@ -21,7 +21,8 @@ def misfiled_by_name(comparison: Comparison, tensors: AdapterTensors) -> Iterato
     A second adapter called "0", "1", "mlp" or "q_proj" was on the model when it was saved.
 
     ## Fix
-    Give adapters names that are no part of a module path, and save again.
+    If another adapter on the model was called like a part of a path, give it another name and save again. Otherwise
+    this layer was not trained or was lost: name the layers that were in `layers_to_transform`.
     """
     gone = comparison.vacant.get("gap", ())
     if gone:
