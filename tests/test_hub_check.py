@@ -36,7 +36,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def hub(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(hub_connection, "PAUSES", (0.01, 0.02))
-    with HubServer() as running, hub_server.in_use(running.url, tmp_path / "home"):
+    with HubServer(latency=0.03) as running, hub_server.in_use(running.url, tmp_path / "home"):
         for name, folder in zip((BASE, ADAPTER), pair, strict=True):
             running.add(name, {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
         yield running

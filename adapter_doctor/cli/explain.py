@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adapter_doctor.cli.output import usage_error
+from adapter_doctor.cli.output import say, usage_error
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.rules import all_rules
 from adapter_doctor.rules.pages import page
@@ -18,7 +18,7 @@ def explain(
     """Show a rule's page: what it finds, why that matters, common causes and the fix."""
     for rule in all_rules():
         if code.upper() == rule.code or code.lower() == rule.name:
-            typer.echo(page(rule))
+            say(page(rule))
             return
     import difflib
 

@@ -30,17 +30,22 @@ def write_report(report: Report, form: str, output: Path | None, verbose: bool) 
             report, verbose=verbose, width=columns() if output is None else 80, colour=output is None and colours()
         )
     if output is None:
-        try:
-            typer.echo(text, nl=False)
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader has left, as `| head` does: end as the shell expects it of a writer
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(141) from None
+        say(text)
         return
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         usage_error(DoctorError(f"{output} cannot be written: {os_error_sentence(error)}"))
+
+
+def say(text: str) -> None:
+    """``text`` on stdout. Where the reader has left, as `| head` does, the command ends as the shell expects it."""
+    try:
+        typer.echo(text, nl=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(141) from None
 
 
 def columns() -> int:
