@@ -790,3 +790,21 @@ def test_healthy_adapter_is_compatible_from_files_alone(adapter: Path, base: Pat
     report = check(base, adapter, load="no", cache=False)
 
     assert (report.verdict, report.open_questions, report.diagnosis.crashed) == ("compatible", (), ())
+
+
+def test_pickle_beside_the_safetensors_file_is_said_to_differ_only_where_it_does(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    state = {"base_model.model.q_proj.lora_A.weight": torch.ones(2, 3)}
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    for other, expected in (
+        (state, "ok"),
+        ({key: value * 2 for key, value in state.items()}, "differs"),
+        ({"another": torch.ones(1)}, "differs"),
+    ):
+        torch.save(other, tmp_path / "adapter_model.bin")
+        weights = gather_adapter(DiskSource(tmp_path, "adapter"), Facts()).get(WeightsFiles)
+        assert isinstance(weights, WeightsFiles)
+        assert [one.state for one in weights.others] == [expected]

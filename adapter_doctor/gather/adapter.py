@@ -14,6 +14,7 @@ from adapter_doctor.facts import (
     WeightsFiles,
 )
 from adapter_doctor.formats import bounded_json, safetensors_header, torch_pickle
+from adapter_doctor.gather.values import same_bytes
 from adapter_doctor.sources import Source, Unreachable
 
 CONFIG = "adapter_config.json"
@@ -76,7 +77,7 @@ def _gather_weights(source: Source, facts: Facts) -> Facts:
     # PEFT takes the safetensors file where both exist (peft/utils/save_and_load.py, load_peft_weights).
     chosen = next((name for name in (SAFETENSORS, PICKLE) if name in files), None)
     others = tuple(
-        FileState(name, "ok", size=size)
+        _second_file(source, size) if chosen == SAFETENSORS and name == PICKLE else FileState(name, "ok", size=size)
         for name, size in sorted(files.items())
         if name != chosen and "/" not in name and name.endswith(_WEIGHT_ENDINGS) and not name.startswith(_NO_WEIGHTS)
     )
@@ -103,6 +104,25 @@ def _gather_weights(source: Source, facts: Facts) -> Facts:
     return facts.adding(WeightsFiles(state, others)).lacking(
         Missing(f"{chosen} could not be read: {state.detail}"), AdapterTensors, PickleScan
     )
+
+
+def _second_file(source: Source, size: int) -> FileState:
+    """The state of an adapter_model.bin beside the safetensors file: `differs` where it holds other tensors."""
+    path, first = source.path(PICKLE), source.path(SAFETENSORS)
+    if path is None or first is None:
+        return FileState(PICKLE, "ok", size=size)
+    try:
+        mine = _read_safetensors(source, source.files()[SAFETENSORS]).tensors
+        with path.open("rb") as file:
+            theirs = torch_pickle.read_listing(file, size, PICKLE).tensors()
+        if {name: one.shape for name, one in mine.items()} != {name: one.shape for name, one in theirs.items()}:
+            return FileState(PICKLE, "differs", "holds tensors of other names or shapes", size)
+        pairs = [(info, theirs[name]) for name, info in mine.items() if info.dtype == theirs[name].dtype]
+        if not all(same_bytes(first, one, path, other) for one, other in pairs if other.start):
+            return FileState(PICKLE, "differs", "holds other values", size)
+    except (safetensors_header.BadHeader, torch_pickle.BadPickle, Unreachable, OSError):
+        return FileState(PICKLE, "unreadable", "cannot be read", size)  # PEFT does not look at it either
+    return FileState(PICKLE, "ok", size=size)
 
 
 def _read_safetensors(source: Source, size: int) -> AdapterTensors:

@@ -126,7 +126,7 @@ def compare_with_base(
             unread.add(key)
             continue
         try:
-            equal = _equal(adapter, info, base / other.file, other)
+            equal = same_bytes(adapter, info, base / other.file, other)
         except OSError:
             unread.add(key)
         else:
@@ -134,7 +134,12 @@ def compare_with_base(
     return BaseCopies(frozenset(same), frozenset(different), frozenset(unread))
 
 
-def _equal(one: Path, first: TensorInfo, two: Path, second: TensorInfo) -> bool:
+def same_bytes(one: Path, first: TensorInfo, two: Path, second: TensorInfo) -> bool:
+    """Whether two tensors of one size hold the same bytes.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     with one.open("rb") as left, two.open("rb") as right:
         left.seek(first.start)
         right.seek(second.start)
