@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
 from adapter_doctor.facts import (
+    AdapterConfig,
     AdapterTensors,
     BaseConfig,
     BaseModules,
@@ -30,21 +31,56 @@ _NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 _OLD_LAYOUTS = ("oft_r", "oft_s", "bone_block")
 
 
-def compare(tensors: AdapterTensors, base: BaseModules, fit: Fit, base_config: BaseConfig) -> Comparison:
+def compare(
+    tensors: AdapterTensors, base: BaseModules, fit: Fit, base_config: BaseConfig, config: AdapterConfig | None = None
+) -> Comparison:
     """The comparison; see :class:`adapter_doctor.facts.Comparison` for the reasons it sorts by."""
     parsed = {key: parse(key) for key in tensors}
     strays, rename = _sort_strays(fit, parsed, base, tensors, base_config.model_type)
+    clashes = _clashes(fit, base)
     keys = [one for one in parsed.values() if one is not None]
     modules = {one.module for one in keys if one.module}
+    dimensions = _dimensions(keys, tensors, base, base_config)
+    if config is not None and config.is_prompt_learning:
+        dimensions += _prompt_dimensions(config, base, base_config)
+        wrong = {one.name for one in dimensions if one.in_base and not one.agrees}
+        prompts = tuple(key for key in tensors if key not in {clash.key for clash in fit.clashes})
+        if "layers" in wrong:
+            strays["layer"] = strays.get("layer", ()) + prompts
+        elif "hidden size" in wrong:  # PEFT takes it, and the first forward pass fails
+            size = next(one.in_base for one in dimensions if one.name == "hidden size") or 0
+            shapes = tensors.shapes
+            found = tuple(Clash(key, shapes[key], (*shapes[key][:-1], size)) for key in prompts)
+            clashes["width"] = clashes.get("width", ()) + found
     return Comparison(
         strays=strays,
         vacant=_sort_vacant(fit, parsed, strays),
-        clashes=_clashes(fit, base),
+        clashes=clashes,
         rename=rename,
-        dimensions=_dimensions(keys, tensors, base, base_config),
+        dimensions=dimensions,
         shared_modules=sum(1 for name in modules if plain(name) in base.modules),
         adapter_modules=len(modules),
     )
+
+
+def _prompt_dimensions(config: AdapterConfig, base: BaseModules, base_config: BaseConfig) -> tuple[Dimension, ...]:
+    """Sizes that a learnt prompt was made for. PEFT takes them from the adapter's config and never asks the base."""
+    found = []
+    layers, width = config.get("num_layers"), config.get("token_dim")
+    if config.peft_type in ("PREFIX_TUNING", "CARTRIDGE"):
+        there = base_config.number("num_hidden_layers", "n_layer", "num_layers")
+        if isinstance(layers, int) and there:
+            found.append(Dimension("layers", layers, there))
+    elif isinstance(width, int):
+        rows = base_config.number("vocab_size")
+        widths = {
+            one.width[0]
+            for one in base.modules.values()
+            if one.kind == "embedding" and one.width is not None and one.width[1] == rows
+        }
+        if len(widths) == 1:
+            found.append(Dimension("hidden size", width, widths.pop()))
+    return tuple(found)
 
 
 def plain(module: str) -> str:

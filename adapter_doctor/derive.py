@@ -52,7 +52,7 @@ def derive(
     facts = _with_copies(facts, adapter, base)
     fit = facts.get(Fit)
     if known and isinstance(fit, Fit) and isinstance(modules, BaseModules):
-        return facts.adding(compare(tensors, modules, fit, base_config))  # type: ignore[arg-type]
+        return facts.adding(compare(tensors, modules, fit, base_config, config))  # type: ignore[arg-type]
     return facts.lacking(fit if isinstance(fit, Missing) else Missing("the base's modules are not known"), Comparison)
 
 

@@ -75,3 +75,29 @@ def test_random_cases_agree_with_peft_by_values(seed: int, tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " cases\n" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "sizes", "codes"),
+    [
+        ("PROMPT_TUNING", {"hidden_size": 48}, {"AD306", "AD314"}),
+        ("PREFIX_TUNING", {"num_hidden_layers": 2}, {"AD307"}),
+    ],
+)
+def test_prompt_for_another_size_is_caught_although_peft_takes_it(
+    kind: str, sizes: dict[str, int], codes: set[str], base: Path, child: LoadingChild, tmp_path: Path
+) -> None:
+    import peft
+    import tiny
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    recipe = tiny.by_name("llama")
+    other = tmp_path / "other"
+    AutoModelForCausalLM.from_config(LlamaConfig(**{**recipe.sizes, **sizes})).save_pretrained(other)
+    adapter = peft_types.make_adapter(kind, base, tmp_path / "adapter")
+    peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(other), adapter)  # does not raise
+
+    report = check(other, adapter, child=child)
+    assert report.cause is not None
+    assert report.cause.rule.code in codes
