@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapter_doctor import reference as references
 from adapter_doctor.derive import derive
-from adapter_doctor.engine import judge
+from adapter_doctor.engine import Unknown, judge
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
     AdapterConfig,
@@ -112,7 +112,10 @@ def check(
     facts = facts.lacking(Missing("the forward pass was not reached") if run else waived("no --run"), RunOutcome)
     facts = derive(facts, adapter_source, base_source, static=static, cache=cache, model_class=model_class)
     reference = type(base).__name__ if _in_memory(base) else base_source.reference if base_source else ""
-    return build(judge(rules, facts), facts, reference, tuple(notes))
+    left_out = [
+        Unknown(rule, "at your request (--select, --ignore)", True) for rule in all_rules() if rule not in rules
+    ]
+    return build((*judge(rules, facts), *left_out), facts, reference, tuple(notes))
 
 
 def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any) -> peft.PeftModel:
@@ -142,7 +145,8 @@ def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any
         base_config = gather_base(base_source, facts, weights=False).get(BaseConfig)
         assert isinstance(base_config, BaseConfig)
         base_source.fetch_all(weight_files(base_source))
-        request = load_request(str(base_source.path("")), None, config, tensors, base_config)
+        chosen = {name: options.get(name) for name in ("model_class", "trust_remote_code")}
+        request = load_request(str(base_source.path("")), None, config, tensors, base_config, **chosen)
         base = child.full_base(request, child.base_config(request))
     return peft.PeftModel.from_pretrained(base, str(source.path("")))
 

@@ -56,10 +56,12 @@ def _examine(rule: Rule[...], facts: Facts) -> Outcome:
     for parameter, value in arguments.items():
         if isinstance(value, Missing) and parameter not in rule.optional:
             return Unknown(rule, value.why, value.waived)
+    hits: list[Hit] = []
     try:
-        hits = tuple(rule.check(**arguments))
+        hits.extend(rule.check(**arguments))
     except Undecided as reason:
-        return Unknown(rule, str(reason))
+        if not hits:
+            return Unknown(rule, str(reason))
     except Exception as error:  # one rule's fault must not take the others' findings down
         return Crashed(rule, f"{type(error).__name__}: {error}")
-    return Fired(rule, hits) if hits else Clear(rule)
+    return Fired(rule, tuple(hits)) if hits else Clear(rule)

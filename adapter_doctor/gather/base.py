@@ -33,6 +33,10 @@ def gather_base(source: Source, facts: Facts, *, given: bool = True, weights: bo
             return facts.lacking(Missing(trouble.why), BaseFolder, BaseConfig, BaseCheckpoint)
         facts = facts.adding(BaseFolder(source.reference, False, trouble.why, trouble.reason, given))
         return facts.lacking(Missing(f"the base could not be read: {trouble.why}"), BaseConfig, BaseCheckpoint)
+    if CONFIG not in files and not source.complete:
+        return facts.lacking(
+            Missing(f"{CONFIG} of the base is not in the cache"), BaseFolder, BaseConfig, BaseCheckpoint
+        )
     nested = _adapter_base(source) if ADAPTER_CONFIG in files else None
     facts = facts.adding(BaseFolder(source.reference, True, "", "", given, nested, source.revision, files))
     try:

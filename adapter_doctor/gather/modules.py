@@ -129,7 +129,10 @@ def _convert(shapes: Mapping[str, Shape], steps: tuple[knowledge.Conversion, ...
                 break
         else:
             found[name] = shape
-    for whole, sources in parts.items():
+    order = [step.targets[0] for step in merges]  # as the class declares them, which decides how PEFT nests them
+    for whole, sources in sorted(
+        parts.items(), key=lambda item: next(i for i, end in enumerate(order) if item[0].endswith(end))
+    ):
         experts = {len(stack) for stack in sources.values()}
         kinds = [set(stack) for stack in sources.values()]
         if len(experts) != 1 or any(len(kind) != 1 for kind in kinds):

@@ -95,10 +95,10 @@ def candidate_classes(config, request):
         able = [name for name in architectures if generates(transformers_class(name))]
         names = names[:1] + able + names[1:] if names and names[0] in architectures else able + names
     trusted = listed
-    found = usable(names, config, trusted)
-    if found and request.get("task_type"):
+    found = usable(names if request.get("task_type") else names + architectures, config, trusted)
+    if found:
         return found
-    # No class of the task, or no task: what the checkpoint was saved from, or the bare model without a head.
+    # No class of the task: what the checkpoint was saved from, or the bare model without a head.
     entry = getattr(modeling_auto, "MODEL_MAPPING_NAMES", {}).get(config.model_type)
     bare = list(entry) if isinstance(entry, (tuple, list)) else [entry]
     return usable(names + architectures + bare, config, trusted | set(bare))
@@ -707,11 +707,19 @@ def answer(request, model=None):
                     wrong = set(unequal(seen)) & set(seen.file)
                     out["ignored"] = sorted(set(out["ignored"]) | wrong)
                     out["landed"] -= len(wrong)
-                    out["changed_base"] = changed(peft_model, sums)
+                    trained = {file_form(key, seen.adapter_name) for key, _ in seen.places.values() if key}
+                    out["changed_base"] = [
+                        name
+                        for name in changed(peft_model, sums)
+                        if not any(key.replace(".base_layer", "").endswith(name) for key in trained)
+                    ]
                     if request.get("run"):
                         out["run"] = run_both(peft_model, base)
         except Refused as refused:
-            out["refusal"] = refused.answer
+            if refused.answer["error"] == "NotImplementedError" and "meta tensor" in refused.answer["message"]:
+                out["needs_values"] = str(request.get("peft_type"))  # a limit of skeletons, not of the adapter
+            else:
+                out["refusal"] = refused.answer
             if seen.model is not None:
                 with contextlib.suppress(Exception):
                     out.update(sort_out(seen))

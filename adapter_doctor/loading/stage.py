@@ -22,7 +22,7 @@ from adapter_doctor.facts import (
 from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.formats.config_patterns import pattern_trouble
 from adapter_doctor.gather import tree_cache
-from adapter_doctor.gather.load import load_request, modules_from, read_answer
+from adapter_doctor.gather.load import labels_in, load_request, modules_from, read_answer
 from adapter_doctor.gather.modules import modules_as_named
 from adapter_doctor.loading.process import ChildDied, LoadingChild
 from adapter_doctor.sources import Source, Unreachable
@@ -160,7 +160,14 @@ def tree_name(facts: Facts, model_class: str | None) -> str:
     assert isinstance(base_config, BaseConfig)
     version = environment.version("transformers") if isinstance(environment, Environment) else None
     paths = [one.module for one in map(parse, tensors) if one is not None]
-    return tree_cache.key(base_config.raw, config.task_type, config.get("auto_mapping"), model_class, version, paths)
+    return tree_cache.key(
+        base_config.raw,
+        config.task_type,
+        config.get("auto_mapping"),
+        model_class,
+        version,
+        [*paths, f"labels {labels_in(tensors)}"],
+    )
 
 
 def load_in_memory(model: Any, adapter: Source, facts: Facts, load: Load) -> Facts:

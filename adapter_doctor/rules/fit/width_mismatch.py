@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import Comparison
+from adapter_doctor.facts import Clash, Comparison
 from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
@@ -32,4 +32,12 @@ def width_mismatch(comparison: Comparison) -> Iterator[Hit]:
             f" {list(first.in_model)} in the model" + (f" ({sizes})" if sizes else ""),
             count=len(clashes),
             examples=some(clash.key for clash in clashes),
+            fix=_with_labels(comparison.clashes.get("head", ()), len(clashes)),
         )
+
+
+def _with_labels(heads: tuple[Clash, ...], clashes: int) -> str | None:
+    """The cure where only a saved head differs: it has as many rows as the task has labels."""
+    if not heads or len(heads) < clashes:
+        return None
+    return f"load a base without a head of its own, with `num_labels={heads[0].in_file[0]}`, as in training"

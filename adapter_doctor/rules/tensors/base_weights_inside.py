@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from adapter_doctor import knowledge
 from adapter_doctor.facts import AdapterConfig, BaseCopies, BaseFolder, Fit
 from adapter_doctor.findings import Hit, Severity, Undecided, some
 from adapter_doctor.formats.base_names import same_base
 from adapter_doctor.rules import rule
+
+_EMBEDDINGS = knowledge.embedding_layers()
 
 
 @rule("AD220", Severity.ERROR, explains=("AD303", "AD308", "AD5"), repairable=True)
@@ -35,10 +38,16 @@ def base_weights_inside(config: AdapterConfig, fit: Fit, copies: BaseCopies, bas
         )
     unread = sorted(key for key in copies.unread if key not in rows)
     copied = [key for key in unread if key.endswith(".base_layer.weight")]
-    if [key for key in unread if key not in copied]:
-        plain = [key for key in unread if key not in copied]
-        yield Hit(f"{len(plain)} tensors carry the names of base weights", count=len(plain), examples=some(plain))
-    if copied and not same_base(config.base_name, base.reference):
+    # PEFT saves embeddings beside the adapter by itself; any other base weight is there by mistake.
+    saved = [
+        key for key in unread if key.rpartition(".")[0].removesuffix(".base_layer").rpartition(".")[2] in _EMBEDDINGS
+    ]
+    stray = [key for key in unread if key not in saved]
+    if stray:
+        yield Hit(f"{len(stray)} tensors carry the names of base weights", count=len(stray), examples=some(stray))
+    if same_base(config.base_name, base.reference):
+        saved = [key for key in saved if key not in copied]  # PEFT's own copies of the base that was named
+    if saved:
         raise Undecided(
-            f"{len(copied)} tensors replace base weights, and the base's own were not at hand to compare them with"
+            f"{len(saved)} tensors replace embeddings of the base, and its own were not at hand to compare them with"
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import TensorValues
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.facts import AdapterTensors, TensorValues
+from adapter_doctor.findings import Hit, Severity, Undecided, some
 from adapter_doctor.rules import rule
 
 
 @rule("AD213", Severity.ERROR, explains=("AD214", "AD215", "AD507"))
-def not_finite(values: TensorValues) -> Iterator[Hit]:
+def not_finite(tensors: AdapterTensors, values: TensorValues) -> Iterator[Hit]:
     """Tensors hold NaN or infinity.
 
     ## Why it matters
@@ -31,3 +31,6 @@ def not_finite(values: TensorValues) -> Iterator[Hit]:
             count=len(bad),
             examples=some(f"{name}: {one.nan} NaN, {one.infinite} infinite" for name, one in bad.items()),
         )
+    unread = len(set(tensors) - set(values.summaries))
+    if unread:
+        raise Undecided(f"the values of {unread} tensors lie in the file in a way that was not read")
