@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,10 @@ from adapter_doctor.gather.load import load_request
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, waived, weight_files
 from adapter_doctor.report import AdapterError, Report, build
-from adapter_doctor.rules import Rule, all_rules
+from adapter_doctor.rules import Rule, all_rules, rules_of
 from adapter_doctor.sources import Source, Unreachable
 from adapter_doctor.sources.disk import DiskSource
+from adapter_doctor.suppression import Known, suppress
 
 if TYPE_CHECKING:
     import peft
@@ -45,7 +46,8 @@ def check(
     load: Load = "skeleton",
     run: bool = False,
     select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
+    ignore: Iterable[str] | Mapping[str, str] = (),
+    baseline: Known = frozenset(),
     model_class: str | None = None,
     trust_remote_code: bool = False,
     values: bool = True,
@@ -65,7 +67,9 @@ def check(
     ``base`` is a folder, a repository on the Hub, a model in memory (which is left as it is), or None for the base that
     the adapter's config names. ``load`` says how far to go: ``skeleton`` loads the adapter onto the base without the
     base's weights, ``full`` with them, ``no`` judges from files alone. ``run`` adds a forward pass with the adapter on
-    and off and needs ``full``. ``select`` and ``ignore`` take codes or beginnings of codes. ``values=False`` leaves the
+    and off and needs ``full``. ``select`` and ``ignore`` take codes or beginnings of codes, ``ignore`` also a mapping
+    from these to reasons; what is ignored, or was a hit in the report that ``baseline`` comes from (see
+    :func:`adapter_doctor.settings.read_baseline`), is told in ``report.suppressed``. ``values=False`` leaves the
     values of the tensors unread; an adapter on the Hub is then not downloaded. ``time_limit`` is in seconds, for the
     load and for the network each. ``python`` is the interpreter of another environment to load in. ``cache=False``
     neither reads nor writes the module trees kept on disk. The revisions, ``subfolder`` (of the adapter), ``token`` and
@@ -84,7 +88,8 @@ def check(
         raise DoctorError("a forward pass needs the base's weights", "add --load full")
     if not time_limit > 0:
         raise DoctorError(f"the time limit is {time_limit:g} seconds, expected more than 0")
-    rules = chosen_rules(select, ignore)
+    reasons = ignore if isinstance(ignore, Mapping) else dict.fromkeys(ignore, "at your request")
+    rules = chosen_rules(select, reasons)
     opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
     adapter_source, notes = open_source(str(adapter), adapter_revision, subfolder, **opening)
     base_source: Source | None = None
@@ -112,10 +117,9 @@ def check(
     facts = facts.lacking(Missing("the forward pass was not reached") if run else waived("no --run"), RunOutcome)
     facts = derive(facts, adapter_source, base_source, static=static, cache=cache, model_class=model_class)
     reference = type(base).__name__ if _in_memory(base) else base_source.reference if base_source else ""
-    left_out = [
-        Unknown(rule, "at your request (--select, --ignore)", True) for rule in all_rules() if rule not in rules
-    ]
-    return build((*judge(rules, facts), *left_out), facts, reference, tuple(notes))
+    left_out = [Unknown(rule, "at your request (--select)", True) for rule in rules_of() if rule not in rules]
+    outcomes, suppressed = suppress(judge(rules, facts), reasons, baseline)
+    return build((*outcomes, *left_out), facts, reference, tuple(notes), suppressed)
 
 
 def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any) -> peft.PeftModel:
@@ -151,21 +155,17 @@ def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any
     return peft.PeftModel.from_pretrained(base, str(source.path("")))
 
 
-def chosen_rules(select: Iterable[str], ignore: Iterable[str]) -> tuple[Rule[...], ...]:
-    """Rules whose code begins with one of ``select`` (all where it is empty) and with none of ``ignore``.
+def chosen_rules(select: Iterable[str], ignore: Iterable[str], command: str = "check") -> tuple[Rule[...], ...]:
+    """Rules of a command that ``select`` names (all of the command's where it is empty).
 
     Raises:
-        DoctorError: an entry fits no rule.
+        DoctorError: an entry of ``select`` or ``ignore`` fits no rule.
     """
-    select, ignore = tuple(select), tuple(ignore)
+    select = tuple(select)
     for entry in (*select, *ignore):
-        if not any(rule.code.startswith(entry) or rule.name == entry for rule in all_rules()):
+        if not any(rule.named(entry) for rule in all_rules()):
             raise DoctorError(f"no rule has a code that begins with {entry!r}", "see `adapter-doctor rules`")
-
-    def named(rule: Rule[...], entries: tuple[str, ...]) -> bool:
-        return any(rule.code.startswith(entry) or rule.name == entry for entry in entries)
-
-    return tuple(rule for rule in all_rules() if (not select or named(rule, select)) and not named(rule, ignore))
+    return tuple(one for one in rules_of(command) if not select or any(one.named(entry) for entry in select))
 
 
 # ---------------------------------------------------------------------------------------------------- the stages

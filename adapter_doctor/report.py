@@ -24,6 +24,7 @@ from adapter_doctor.facts import (
     WeightsFiles,
 )
 from adapter_doctor.findings import Severity
+from adapter_doctor.suppression import Suppressed
 
 Verdict = Literal["compatible", "incompatible", "undetermined"]
 Extent = Literal["static", "loaded", "run"]
@@ -43,7 +44,7 @@ class Report:
     """The result of one examination. It holds no clock and no temporary path: the same inputs give the same report.
 
     ``base``, ``adapter`` and ``environment`` describe what was examined; ``landed`` counts what became of the tensors,
-    or is None where nothing was loaded.
+    or is None where nothing was loaded. ``suppressed`` are findings that the user knows of and that count no more.
     """
 
     diagnosis: Diagnosis
@@ -53,6 +54,7 @@ class Report:
     environment: Mapping[str, str | None] = field(default_factory=dict)
     landed: Mapping[str, int] | None = None
     notes: tuple[str, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -119,7 +121,13 @@ class Report:
         return render(self)
 
 
-def build(outcomes: Iterable[Outcome], facts: Facts, base_reference: str, said: tuple[str, ...] = ()) -> Report:
+def build(
+    outcomes: Iterable[Outcome],
+    facts: Facts,
+    base_reference: str,
+    said: tuple[str, ...] = (),
+    suppressed: tuple[Suppressed, ...] = (),
+) -> Report:
     """The report of one examination, from its outcomes and the facts that describe what was examined."""
     folder, config, tensors = facts.get(AdapterFolder), facts.get(AdapterConfig), facts.get(AdapterTensors)
     base_folder, base_config, outcome = facts.get(BaseFolder), facts.get(BaseConfig), facts.get(LoadOutcome)
@@ -164,7 +172,7 @@ def build(outcomes: Iterable[Outcome], facts: Facts, base_reference: str, said: 
         notes.append("the base's own code was not run: it was judged by the names and shapes in its checkpoint")
     if isinstance(modules, BaseModules) and modules.origin == "cache":
         notes.append("the base's module names are those of an earlier load with the same config and transformers")
-    return Report(diagnose(outcomes), examined, base, adapter, versions, landed, tuple(notes))
+    return Report(diagnose(outcomes), examined, base, adapter, versions, landed, tuple(notes), suppressed)
 
 
 def _rank(config: AdapterConfig | Missing) -> int | None:

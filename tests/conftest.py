@@ -17,6 +17,10 @@ _UNSET = (
 )  # fmt: skip
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew from what is rendered")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Before anything is collected: huggingface_hub reads these variables when it is imported, and only then.
     home = tempfile.mkdtemp(prefix="adapter-doctor-tests-")

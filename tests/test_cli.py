@@ -224,7 +224,7 @@ def test_ignored_and_unselected_rules_do_not_decide(base: Path, broken: Path) ->
         pytest.param(["--load", "no", "--time-limit", "0"], "expected more than 0", id="no time"),
         pytest.param(["--load", "no", "--time-limit", "-3"], "expected more than 0", id="negative time"),
         pytest.param(["--load", "no", "--time-limit", "nan"], "time limit", id="no number"),
-        pytest.param(["--load", "no", "--time-limit", "soon"], "valid number", id="no time at all"),
+        pytest.param(["--load", "no", "--time-limit", "soon"], "is not a valid", id="no time at all"),
         pytest.param(["--no-such-option"], "--no-such-option", id="unknown option"),
         pytest.param(["one", "too", "many"], "unexpected extra argument", id="too many"),
     ],

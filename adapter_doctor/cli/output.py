@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,21 +15,19 @@ from adapter_doctor.errors import DoctorError, os_error_sentence
 from adapter_doctor.render.visible import visible
 from adapter_doctor.report import Report
 
-FORMATS = ("text", "json")
+FORMATS = ("text", "json", "sarif", "github", "junit", "markdown")
 
 
 def write_report(report: Report, form: str, output: Path | None, verbose: bool) -> None:
     """The report in format ``form``, to ``output`` or stdout."""
-    if form == "json":
-        from adapter_doctor.render import json
-
-        text = json.render(report)
+    renderer = import_module(f"adapter_doctor.render.{form}")
+    if form == "text":
+        wide, coloured = (columns(), colours()) if output is None else (80, False)
+        text = renderer.render(report, verbose=verbose, width=wide, colour=coloured)
     else:
-        from adapter_doctor.render import text as text_render
-
-        text = text_render.render(
-            report, verbose=verbose, width=columns() if output is None else 80, colour=output is None and colours()
-        )
+        text = renderer.render(report)
+    if form == "github":
+        _summarise_job(report)
     if output is None:
         say(text)
         return
@@ -36,6 +35,19 @@ def write_report(report: Report, form: str, output: Path | None, verbose: bool) 
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         usage_error(DoctorError(f"{output} cannot be written: {os_error_sentence(error)}"))
+
+
+def _summarise_job(report: Report) -> None:
+    """Add the report to the page of the job, where GitHub Actions names a file for that."""
+    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    if place:
+        from adapter_doctor.render import markdown
+
+        try:
+            with Path(place).open("a", encoding="utf-8") as file:
+                file.write(markdown.render(report) + "\n")
+        except OSError as error:
+            usage_error(DoctorError(f"the job summary {place} cannot be written: {os_error_sentence(error)}"))
 
 
 def say(text: str) -> None:

@@ -34,6 +34,15 @@ def to_dict(report: Report) -> dict[str, Any]:
         "crashed": [
             {"code": one.rule.code, "name": one.rule.name, "error": one.error} for one in report.diagnosis.crashed
         ],
+        "suppressed": [
+            {
+                "code": one.rule.code,
+                "name": one.rule.name,
+                "reason": one.reason,
+                "messages": [x.message for x in one.hits],
+            }
+            for one in report.suppressed
+        ],
         "notes": list(report.notes),
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -11,16 +10,12 @@ from rich.text import Text
 
 from adapter_doctor.diagnosis import Finding
 from adapter_doctor.findings import Hit, Severity
+from adapter_doctor.render.header import rows
 from adapter_doctor.render.visible import visible
 from adapter_doctor.report import Report
 
 _COLOURS = {"compatible": "bold green", "incompatible": "bold red", "undetermined": "bold yellow"}
 _MARKS = {Severity.ERROR: ("✗", "red"), Severity.WARNING: ("!", "yellow"), Severity.NOTE: ("·", "dim")}
-_EXTENT = {
-    "static": "from files alone; nothing was loaded",
-    "loaded": "the adapter was loaded through PEFT",
-    "run": "the adapter was loaded and run",
-}
 
 
 def render(report: Report, *, verbose: bool = False, width: int = 80, colour: bool = False) -> str:
@@ -57,30 +52,11 @@ def _head(console: Console, report: Report) -> None:
     if report.verdict == "compatible" and report.landed:
         title.append(f"  {report.landed['landed']} of {report.landed['in_file']} tensors landed", "not bold")
     console.print(title)
-    rows = [("adapter", _describe(report.adapter, ("peft_type", "rank", "tensors", "parameters"))),
-            ("base", _describe(report.base, ("model_type", "class", "quantization"))),
-            ("examined", _EXTENT[report.examined])]  # fmt: skip
-    versions = [f"{name} {version}" for name, version in report.environment.items() if version and name != "python"]
-    if versions:
-        rows.append(("with", ", ".join(versions[:3])))
-    for name, value in rows:
+    for name, value in rows(report):
         _block(console, f"{name:<9} {value}", 2, hanging=10)
     for note in report.notes:
         _block(console, note, 2)
     console.print()
-
-
-def _describe(part: Any, names: tuple[str, ...]) -> str:
-    details = []
-    for name in names:
-        value = part.get(name)
-        if value not in (None, ""):
-            shown = f"{value:,}" if isinstance(value, int) else str(value)
-            details.append(f"{name} {shown}" if name in ("rank", "quantization") else
-                           f"{shown} {name}" if name in ("tensors", "parameters") else shown)  # fmt: skip
-    revision = f"@{part['revision'][:12]}" if part.get("revision") else ""
-    reference = f"{part.get('reference', '?')}{revision}"
-    return visible(f"{reference}  ({', '.join(details)})" if details else reference, 300)
 
 
 def _in_full(console: Console, finding: Finding) -> None:
@@ -118,6 +94,15 @@ def _unexamined(console: Console, report: Report, verbose: bool) -> None:
                 ", ".join(codes) if verbose or len(codes) <= 4 else f"{', '.join(codes[:3])} and {len(codes) - 3} more"
             )
             _block(console, f"{'left out' if waived else 'not examined'}: {visible(why, 300)} ({listed})", 2, 2, "dim")
+    for gone in report.suppressed:
+        said = "finding" if len(gone.hits) == 1 else "findings"
+        _block(
+            console,
+            f"ignored: {gone.rule.code} {gone.rule.name}, {len(gone.hits)} {said}: {visible(gone.reason)}",
+            2,
+            2,
+            "dim",
+        )
     for crash in report.diagnosis.crashed:
         _block(console, f"a fault of adapter-doctor: {crash.rule.code} crashed with {visible(crash.error, 200)}", 2, 2)
 

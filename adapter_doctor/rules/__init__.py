@@ -56,6 +56,10 @@ class Rule(Generic[P]):
         """The general cure, from the docstring's last section."""
         return " ".join(self.body.partition("## Fix")[2].split())
 
+    def named(self, entry: str) -> bool:
+        """Whether the user means this rule by ``entry``: its code, the beginning of it, or its name."""
+        return self.code.startswith(entry) or self.name == entry
+
     def accounts_for(self, code: str) -> bool:
         """Whether a finding with this code follows from this rule's."""
         return any(code.startswith(start) for start in self.explains) and code != self.code
@@ -102,3 +106,12 @@ def all_rules() -> tuple[Rule[...], ...]:
         module = import_module(f"{__name__}.{path.parent.name}.{path.stem}")
         found.append(getattr(module, path.stem))
     return tuple(sorted(found, key=lambda one: one.code))
+
+
+OWN_COMMANDS = {"6": "upload", "8": "resume"}
+"""Families of rules, by the first digit of their codes, that only the command of this name runs."""
+
+
+def rules_of(command: str = "check") -> tuple[Rule[...], ...]:
+    """The rules that a command runs: those of an examination, and its own family's."""
+    return tuple(one for one in all_rules() if OWN_COMMANDS.get(one.code[2], command) == command)
