@@ -27,20 +27,26 @@ HIDDEN, LAYERS, INNER, KEY_VALUE, ROWS, SHARDS = 16384, 126, 53248, 1024, 128256
 
 
 def measured(command: list[str], rounds: int = ROUNDS) -> tuple[float, float]:
-    """(seconds, peak MB of the largest process) of a command: the median of some rounds, the largest peak."""
+    """(seconds, peak MB of the largest process) of a command: the median of some rounds, the largest peak.
+
+    The package is measured as it is when installed, with its modules compiled: one round before those that count
+    compiles them. A small process in between starts the command, since a peak counts what the starting process holds.
+    """
+    script = (
+        "import resource, subprocess, sys, time; begun = time.perf_counter(); r = subprocess.run(sys.argv[1:], "
+        "stdout=subprocess.DEVNULL, stderr=subprocess.PIPE); print(time.perf_counter() - begun, "
+        "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.stderr.buffer.write(r.stderr); sys.exit(r.returncode)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     seconds, peaks = [], []
-    for _ in range(rounds):
-        script = (
-            "import resource, subprocess, sys; r = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, "
-            "stderr=subprocess.DEVNULL).returncode; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r)"
-        )
-        begun = time.perf_counter()
-        done = subprocess.run([PYTHON, "-c", script, *command], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - begun)
+    for _ in range(rounds + 1):
+        done = subprocess.run([PYTHON, "-c", script, *command], capture_output=True, text=True, env=environment)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-300:]}")
-        peaks.append(int(done.stdout) / 1024)
-    return statistics.median(seconds), max(peaks)
+        second, peak = done.stdout.split()
+        seconds.append(float(second))
+        peaks.append(int(peak) / 1024)
+    return statistics.median(seconds[1:]), max(peaks)
 
 
 def sparse_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "BF16", width: int = 2) -> None:
