@@ -217,7 +217,8 @@ class BaseFolder:
     """The place the base model was looked for.
 
     ``given`` is False where the adapter's config named it. ``adapter_base`` is what an ``adapter_config.json`` found in
-    this folder names as its base; None where there is none.
+    this folder names as its base; None where there is none. ``damage`` says what is wrong with its weight files, as far
+    as they were looked at.
     """
 
     reference: str
@@ -228,6 +229,7 @@ class BaseFolder:
     adapter_base: str | None = None
     revision: str | None = None
     files: Mapping[str, int] = field(default_factory=dict)
+    damage: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from adapter_doctor.facts import (
     PickleScan,
     WeightsFiles,
 )
+from adapter_doctor.formats.packed_weights import logical_shapes
 from adapter_doctor.gather.adapter import gather_adapter
 from adapter_doctor.gather.base import gather_base
 from adapter_doctor.gather.environment import PACKAGES, gather_environment
@@ -640,6 +641,11 @@ def test_usual_checkpoint_tells_its_modules_without_a_load(name: str, tmp_path: 
         pytest.param({"model_type": "no-such-type"}, {}, id="unknown type"),
         pytest.param({}, {}, id="no type"),
         pytest.param({"model_type": "llama"}, {"model.layers.0.self_attn.q_proj.qweight": (4, 8)}, id="packed"),
+        pytest.param(
+            {"model_type": "llama"},
+            {"model.layers.0.self_attn.q_proj.weight.quant_state.bitsandbytes__nf4": (90,)},
+            id="4 bits",
+        ),
     ],
 )
 def test_modules_are_not_told_where_names_would_mislead(
@@ -652,6 +658,74 @@ def test_modules_are_not_told_where_names_would_mislead(
     tensors = {**checkpoint.tensors, **{name: TensorInfo("I32", shape) for name, shape in extra.items()}}
 
     assert isinstance(modules_from_checkpoint(BaseConfig(raw), BaseCheckpoint(tensors), "CAUSAL_LM"), Missing)
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+AWQ = {"quant_method": "awq", "bits": 4, "version": "gemm", "group_size": 128}
+PACKED = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "beside"),
+    [
+        pytest.param(GPTQ, {"qweight": (8, 32), "qzeros": (1, 4), "scales": (1, 32), "g_idx": (64,)}, id="gptq"),
+        pytest.param(AWQ, {"qweight": (64, 4), "qzeros": (1, 4), "scales": (1, 32)}, id="awq"),
+        pytest.param(PACKED, {"weight_packed": (32, 8), "weight_scale": (32, 1), "weight_shape": (2,)}, id="packed"),
+        pytest.param({"quant_method": "fp8"}, {"weight": (32, 64), "weight_scale_inv": (1, 1)}, id="fp8"),
+        pytest.param({"load_in_8bit": True}, {"weight": (32, 64), "SCB": (32,), "weight_format": ()}, id="8 bits"),
+        pytest.param(None, {"weight": (32, 64)}, id="not quantised"),
+    ],
+)
+def test_packed_layer_has_the_shape_of_the_layer_it_stands_for(
+    quantization: dict[str, Any] | None, beside: Mapping[str, tuple[int, ...]]
+) -> None:
+    norm = {"model.norm.weight": (64,)}
+    shapes = {**norm, **{f"model.layers.0.self_attn.k_proj.{name}": shape for name, shape in beside.items()}}
+
+    assert logical_shapes(shapes, quantization) == {**norm, "model.layers.0.self_attn.k_proj.weight": (32, 64)}
+
+
+@pytest.mark.parametrize(
+    "quantization", [None, {"quant_method": "gptq"}, {**GPTQ, "bits": True}, {**AWQ, "version": "gemv"}]
+)
+def test_packed_layer_of_an_unknown_kind_has_no_shape(quantization: dict[str, Any] | None) -> None:
+    assert isinstance(logical_shapes({"q.qweight": (8, 32), "q.scales": (1, 31)}, quantization), Missing)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "a shard is missing"])
+def test_damaged_base_is_told_from_an_absent_one(damage: str, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    weights = folder / "model.safetensors"
+    if damage == "a shard is missing":
+        weights.rename(folder / "one.safetensors")
+        index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        weights.write_bytes(weights.read_bytes()[:-10] if damage == "truncated" else b"garbage" * 9)
+
+    found = gather_base(source(folder), Facts()).get(BaseFolder)
+
+    assert isinstance(found, BaseFolder)
+    assert found.damage
+
+
+@pytest.mark.parametrize("kept", ["a pointer", "a config alone", "an index alone"])
+def test_base_without_its_weights_is_not_damaged(kept: str, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    weights = folder / "model.safetensors"
+    if kept == "a pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    else:
+        weights.unlink()
+    if kept == "an index alone":
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+
+    found = gather_base(source(folder), Facts()).get(BaseFolder)
+
+    assert isinstance(found, BaseFolder)
+    assert not found.damage
 
 
 # ------------------------------------------------------------------------------------------------- anything at all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from adapter_doctor.facts import BaseCheckpoint, BaseConfig, BaseFolder, Facts, Missing, TensorInfo
 from adapter_doctor.formats import bounded_json, safetensors_header
@@ -78,9 +79,17 @@ def _gather_checkpoint(source: Source, facts: Facts) -> Facts:
         tensors = _tensors(source, source.files())
     except Unreachable as trouble:
         return facts.lacking(Missing(f"the base's weights: {trouble.why}"), BaseCheckpoint)
-    except (safetensors_header.BadHeader, bounded_json.BadJson) as trouble:
+    except (safetensors_header.BadHeader, bounded_json.BadJson, _ShardMissing) as trouble:
+        folder = facts.get(BaseFolder)
+        # A pointer is what a clone without the large files has in their place: they are not here, and not damaged.
+        if isinstance(folder, BaseFolder) and getattr(trouble, "state", "") != "pointer":
+            facts = facts.adding(replace(folder, damage=str(trouble)))
         return facts.lacking(Missing(f"the base's weights: {trouble}"), BaseCheckpoint)
     return facts.adding(BaseCheckpoint(tensors))
+
+
+class _ShardMissing(Exception):
+    """Some shards that the index names are there, and some are not: a download that was cut short."""
 
 
 def _tensors(source: Source, files: Mapping[str, int]) -> dict[str, TensorInfo]:
@@ -102,10 +111,12 @@ def _tensors(source: Source, files: Mapping[str, int]) -> dict[str, TensorInfo]:
         raise Unreachable(
             f"{len(shards)} shards on the Hub are too many to ask; one check with --load skeleton will do"
         )
+    absent = [shard for shard in shards if not _SHARD.match(shard) or shard not in files]
+    if absent:
+        text = f"{len(absent)} of {len(shards)} shards that {INDEX} names are not there, {absent[0][:100]!r} among them"
+        raise Unreachable(text) if len(absent) == len(shards) or not source.complete else _ShardMissing(text)
     found: dict[str, TensorInfo] = {}
     for shard in shards:
-        if not _SHARD.match(shard) or shard not in files:
-            raise Unreachable(f"the shard {shard[:100]!r} that {INDEX} names is not there")
         found.update(read_header(source, shard, files[shard]).tensors)
     return found
 
@@ -117,5 +128,8 @@ def read_header(source: Source, name: str, size: int) -> safetensors_header.Head
         Unreachable: the file cannot be read.
         BadHeader: it is no usable safetensors file.
     """
-    length = safetensors_header.header_length(source.read(name, 0, 64), size)
-    return safetensors_header.parse_header(source.read(name, 8, length), size, name)
+    try:
+        length = safetensors_header.header_length(source.read(name, 0, 64), size)
+        return safetensors_header.parse_header(source.read(name, 8, length), size, name)
+    except safetensors_header.BadHeader as trouble:
+        raise safetensors_header.BadHeader(trouble.state, f"{name}: {trouble}") from None

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from adapter_doctor import knowledge
 from adapter_doctor.facts import BaseCheckpoint, BaseConfig, BaseModules, Missing, Module, Shape
+from adapter_doctor.formats.packed_weights import logical_shapes
 
 _EMBEDDINGS = re.compile(
     r"^(embed_tokens|wte|wpe|word_embeddings|position_embeddings|token_type_embeddings|shared|embed_positions|embed_in"
     r"|embeddings|tok_embeddings|relative_attention_bias|embed_dim|positions_embed|tokens_embed|embedding)$"
 )
 _TASK_CLASSES = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-_PACKED = (".qweight", ".weight_packed", ".absmax", ".SCB", ".weight_scale", ".qzeros", ".weight_scale_inv")
 
 
 def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task_type: str) -> BaseModules | Missing:
@@ -21,8 +21,9 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
 
     Modules without parameters of their own (activations, dropout) are known only as far as they contain others.
     """
-    if any(name.endswith(_PACKED) for name in checkpoint.tensors):
-        return Missing("the base's weights are packed by their quantisation; their shapes are not those of the layers")
+    shapes = logical_shapes({name: info.shape for name, info in checkpoint.tensors.items()}, config.quantization)
+    if isinstance(shapes, Missing):
+        return shapes
     architecture = knowledge.architecture(config.model_type)
     if architecture is None and config.needs_remote_code:
         return modules_as_named(checkpoint)
@@ -42,7 +43,6 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
         return Missing(
             "the checkpoint has a head, and the bare model without it may have parts that the checkpoint lacks"
         )
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
     if architecture.converted:
         if any(isinstance(config.raw.get(part), dict) for part in ("text_config", "vision_config", "audio_config")):
             return Missing(f"transformers renames the parts of a {config.model_type} one by one when it loads")
