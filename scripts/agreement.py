@@ -116,9 +116,14 @@ def make_adapter(pick: random.Random, kind: str, recipe: tiny.Tiny, base: Any, f
     model = peft.get_peft_model(base, config)
     tiny.train_by_chance(model, seed=pick.randint(0, 10**6))
     model.save_pretrained(folder, save_embedding_layers=False)
-    if kind == "DELORA":  # norms of the base's weights: left at init they would have the very values of the file
+    # What is made again from the base or a seed: left at init, it would have the very values of the file.
+    made_again = {"DELORA": ("w_norm",), "RANDLORA": ("randlora_A", "randlora_B"), "VERA": ("vera_A", "vera_B")}.get(
+        kind
+    )
+    if made_again:
         state = load_file(folder / WEIGHTS)
-        save_file({key: value * 1.01 if "w_norm" in key else value for key, value in state.items()}, folder / WEIGHTS)
+        state = {key: value * 1.01 if any(one in key for one in made_again) else value for key, value in state.items()}
+        save_file(state, folder / WEIGHTS)
 
 
 # --------------------------------------------------------------------------------------------------- mutations

@@ -304,6 +304,11 @@ def _of_model(targets: dict[str, Targets] | str | None, model_type: str) -> Targ
     return (targets or {}).get(model_type, (targets or {}).get("*"))
 
 
+def later(version: str, than: str) -> bool:
+    """Whether one release comes after another, by their numbers; a version without numbers comes first."""
+    return _numbers(version) > _numbers(than)
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(number) for number in found[0].split(".")) if found else ()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from packaging.version import InvalidVersion, Version
-
+from adapter_doctor import knowledge
 from adapter_doctor.facts import AdapterConfig, BaseConfig, BaseModules, Environment, LoadOutcome, Missing
 from adapter_doctor.findings import Hit, Severity, Undecided
 from adapter_doctor.rules import rule
@@ -30,7 +29,7 @@ _STAYS_LINEAR = frozenset({
 })  # fmt: skip
 # Their layers are classes of their own, and no torch.nn.Linear (the same, and gptqmodel's BaseQuantLinear).
 _OWN_LAYERS = frozenset({"gptq", "awq", "aqlm", "eetq", "hqq", "vptq", "higgs", "spqr", "auto-round", "nvfp4"})
-_READ_FROM = Version("0.21.2")
+_READ_FROM = "0.21.2"
 _SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignore", "skip_modules")
 _NEVER_QUANTISED = ("lm_head", "embed_tokens", "wte", "score", "classifier", "norm")
 
@@ -90,7 +89,4 @@ def _spares(config: AdapterConfig, base: BaseConfig) -> bool:
 def _newer(environment: Environment | Missing) -> bool:
     """Whether the installed PEFT is later than the one that the table was read from."""
     version = environment.version("peft") if isinstance(environment, Environment) else None
-    try:
-        return version is not None and Version(version) > _READ_FROM
-    except InvalidVersion:
-        return True
+    return version is not None and knowledge.later(version, _READ_FROM)
