@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": _WORDS | {"rules"},
     "diagnosis": _WORDS | {"rules", "engine"},
     "suppression": _WORDS | {"rules", "engine"},
+    "settings": {"errors", "formats", "suppression"},
     "report": _WORDS | {"rules", "engine", "diagnosis", "errors", "suppression"},
     "render": _WORDS | {"rules", "engine", "diagnosis", "errors", "report", "suppression"},
     "reference": {"errors"},

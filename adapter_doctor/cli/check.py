@@ -8,20 +8,24 @@ from typing import Annotated
 import typer
 
 from adapter_doctor.cli.output import FORMATS, Progress, usage_error, write_report
+from adapter_doctor.cli.settled import settled
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.findings import Severity
+from adapter_doctor.settings import read_baseline
 
 
 def check(
     base: Annotated[str, typer.Argument(help="The base model; leave it out to take the one the adapter names.")],
     adapter: Annotated[str | None, typer.Argument(help="The adapter: a folder, or its id on the Hub.")] = None,
-    load: Annotated[str, typer.Option(help="How far to go: skeleton, full or no.")] = "skeleton",
+    load: Annotated[str | None, typer.Option(help="How far to go: skeleton (if not said), full or no.")] = None,
     run: Annotated[bool, typer.Option("--run", help="Also a forward pass with and without the adapter.")] = False,
     form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "text",
     output: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
     select: Annotated[list[str] | None, typer.Option(help="Only rules whose code begins so. Repeatable.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Not rules whose code begins so. Repeatable.")] = None,
-    fail_on: Annotated[str, typer.Option(help="Exit with 1 on: error or warning.")] = "error",
+    fail_on: Annotated[str | None, typer.Option(help="Exit with 1 on: error (if not said) or warning.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings; else [tool.adapter-doctor] of pyproject.toml.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="An earlier JSON report: what it found does not count.")] = None,
     model_class: Annotated[str | None, typer.Option(help="The transformers class to load the base as.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code from the base's repository.")
@@ -39,22 +43,20 @@ def check(
 ) -> None:
     """Check whether ADAPTER works on BASE: files, config, tensors and fit, then the load through PEFT."""
     from adapter_doctor.doctor import check
-    from adapter_doctor.loading.stage import LOADS
 
     progress = Progress()
     try:
-        for name, value, allowed in (
-            ("--format", form, FORMATS), ("--load", load, LOADS), ("--fail-on", fail_on, ("error", "warning")),
-        ):  # fmt: skip
-            if value not in allowed:
-                raise DoctorError(f"{name} is {value!r}", f"{name} {' | '.join(allowed)}")
+        if form not in FORMATS:
+            raise DoctorError(f"--format is {form!r}", f"--format {' | '.join(FORMATS)}")
+        own = settled(adapter if adapter is not None else base, config, load, fail_on, select, ignore)
         report = check(
             base if adapter is not None else None,
             adapter if adapter is not None else base,
-            load=load,  # type: ignore[arg-type]  # checked above
+            load=own.load,  # type: ignore[arg-type]  # settled() has checked it
             run=run,
-            select=select or (),
-            ignore=ignore or (),
+            select=own.select,
+            ignore=own.ignore,
+            baseline=read_baseline(baseline) if baseline is not None else frozenset(),
             model_class=model_class,
             trust_remote_code=trust_remote_code,
             values=not no_values,
@@ -74,4 +76,4 @@ def check(
     progress.clear()
     write_report(report, form, output, verbose)
     warned = any(one.rule.severity >= Severity.WARNING for one in report.findings)
-    raise typer.Exit(1 if report.exit_code == 0 and warned and fail_on == "warning" else report.exit_code)
+    raise typer.Exit(1 if report.exit_code == 0 and warned and own.fail_on == "warning" else report.exit_code)

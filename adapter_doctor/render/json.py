@@ -39,7 +39,7 @@ def to_dict(report: Report) -> dict[str, Any]:
                 "code": one.rule.code,
                 "name": one.rule.name,
                 "reason": one.reason,
-                "messages": [x.message for x in one.hits],
+                "hits": [{"code": one.rule.code, "message": hit.message, "where": hit.where} for hit in one.hits],
             }
             for one in report.suppressed
         ],
