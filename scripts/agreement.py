@@ -1,10 +1,13 @@
 """Compare verdicts with PEFT: random bases, configs and mutations; the judge is `PeftModel.from_pretrained` itself.
 
-    python scripts/agreement.py --n 200 --seed 1 [--types LORA,IA3,…]
+    python scripts/agreement.py --n 200 --seed 1 [--types LORA,IA3,…] [--python ANOTHER/bin/python]
 
 For each case a tiny base and an adapter are made, the adapter is mutated, loaded with real weights by PEFT, and the
 values in the model are compared with those in the file: a tensor has landed when its values are in the model. The tool
 judges the same folder twice, with `--load skeleton` and `--load no`. A static verdict that abstains is counted.
+
+With `--python` the adapters are made here, and both PEFT's answer and the tool's are those of the other environment; of
+every second config the fields that its PEFT does not know and that are at their defaults are taken out.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +31,18 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-import numpy as np
 import peft
+import peft_truth
 import tiny
 import torch
-import transformers
+from peft_truth import WEIGHTS, Truth
 from safetensors.torch import load_file, save_file
 
+from adapter_doctor import knowledge
 from adapter_doctor.doctor import check
 from adapter_doctor.loading.process import LoadingChild
-from adapter_doctor.placement import is_echo
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+CONFIG = "adapter_config.json"
 
 
 # ------------------------------------------------------------------------------------------------------- cases
@@ -61,8 +65,35 @@ class Bases:
         return folder
 
     def load(self, recipe: tiny.Tiny, folder: Path) -> Any:
-        more = {"num_labels": recipe.sizes["num_labels"]} if "num_labels" in recipe.sizes else {}
-        return getattr(transformers, recipe.auto).from_pretrained(folder, **more)
+        return peft_truth.load(folder, recipe.auto, more_for(recipe))
+
+
+def more_for(recipe: tiny.Tiny) -> dict[str, Any]:
+    return {"num_labels": recipe.sizes["num_labels"]} if "num_labels" in recipe.sizes else {}
+
+
+class Judge:
+    """PEFT's answer, of this environment or of another."""
+
+    def __init__(self, python: str | None) -> None:
+        command = [python, "-X", "utf8", str(Path(peft_truth.__file__))]
+        self._asked = (
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) if python else None
+        )
+
+    def truth(self, recipe: tiny.Tiny, base: Path, adapter: Path) -> Truth:
+        """Raises LookupError where the base itself does not load there."""
+        if self._asked is None:
+            return peft_truth.truth(peft_truth.load(base, recipe.auto, more_for(recipe)), adapter)
+        assert self._asked.stdin is not None
+        assert self._asked.stdout is not None
+        request = {"base": str(base), "auto": recipe.auto, "more": more_for(recipe), "adapter": str(adapter)}
+        self._asked.stdin.write(json.dumps(request) + "\n")
+        self._asked.stdin.flush()
+        answer = json.loads(next(line for line in self._asked.stdout if line.startswith(">"))[1:])
+        if "unloadable" in answer:
+            raise LookupError(answer["unloadable"])
+        return Truth(**answer)
 
 
 def random_lora(pick: random.Random, recipe: tiny.Tiny) -> dict[str, Any]:
@@ -211,62 +242,17 @@ MUTATIONS = {
 }  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------- truth
-
-
-@dataclass
-class Truth:
-    raised: str = ""
-    landed: int = 0
-    ignored: int = 0
-    left: int = 0
-    overwritten: int = 0
-
-    @property
-    def works(self) -> bool:
-        return not (self.raised or self.ignored or self.left or self.overwritten)
-
-
-def bits(tensor: Any) -> Any:
-    return tensor.detach().float().contiguous().view(torch.int32).numpy().ravel()
-
-
-def truth(base: Any, folder: Path) -> Truth:
-    """What PEFT does, by values: whose of the file's are in the model, which adapter parameters hold none of them."""
-    file = load_file(folder / WEIGHTS)
-    before = {name: bits(parameter).copy() for name, parameter in base.named_parameters()}
-    try:
-        model = peft.PeftModel.from_pretrained(base, folder)
-    except Exception as error:
-        return Truth(raised=f"{type(error).__name__}: {str(error)[:100]}")
-    saved = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
-    names = {name.replace(".base_layer", "").replace(".original_module", ""): parameter
-             for name, parameter in model.get_base_model().named_parameters()}  # fmt: skip
-    changed = [name for name, old in before.items() if name in names and not np.array_equal(bits(names[name]), old)]
-    # Biases and norms that the config asks to train are saved with the adapter: they are no overwriting.
-    kept = {key.replace(".base_layer", "") for key in saved}
-    overwritten = [name for name in changed if not any(key.endswith(f".{name}") for key in kept)]
-    present = np.unique(
-        np.concatenate([bits(value) for value in [*saved.values(), *(names[name] for name in overwritten)]])
-    )
-    given = np.unique(np.concatenate([bits(value) for value in file.values()] or [np.zeros(0, np.int32)]))
-
-    def inside(value: Any, pool: Any) -> bool:
-        own = bits(value)
-        own = own[own != 0]
-        return bool(len(own)) and float(np.isin(own, pool).mean()) > 0.9
-
-    # PEFT saves biases of modules that are saved whole up to three times; the copies do nothing while the adapter is on.
-    twins = Counter(value.numpy().tobytes() for value in file.values())  # of shared tensors the values tell nothing
-    landed = [
-        key for key, value in file.items()
-        if is_echo(key, file) or (key in saved if twins[value.numpy().tobytes()] > 1 else inside(value, present))
-    ]  # fmt: skip
-    left = [key for key, value in saved.items() if not inside(value, given) and not is_echo(key, saved)]
-    return Truth("", len(landed), len(file) - len(landed), len(left), len(overwritten))
-
-
 # ------------------------------------------------------------------------------------------------------ compare
+
+
+def without_newer_fields(folder: Path, version: str) -> None:
+    """Take out of the config what that PEFT does not know, where it is at its default: as if it had been saved there."""
+    raw = json.loads((folder / CONFIG).read_text())
+    known = {field.name: field.default for field in fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[raw["peft_type"]])}
+    for name in knowledge.unknown_fields(raw, version):
+        if not raw[name] or raw[name] == known.get(name):
+            del raw[name]
+    (folder / CONFIG).write_text(json.dumps({**raw, "peft_version": version}))
 
 
 def disagreement(real: Truth, report: Any) -> str:
@@ -288,18 +274,33 @@ def disagreement(real: Truth, report: Any) -> str:
     return "" if counts == expected else f"counts {counts}, PEFT {expected}"
 
 
+def keep(place: Path | None, name: str, adapter: Path, base: Path) -> None:
+    if place is not None:
+        shutil.copytree(adapter, place / name, dirs_exist_ok=True)
+        shutil.copytree(base, place / f"{name}-base", dirs_exist_ok=True)
+
+
+def installed(python: str) -> dict[str, str]:
+    """The versions of that environment."""
+    code = "import json, peft, transformers; print(json.dumps({'peft': peft.__version__, 'transformers': transformers.__version__}))"
+    answer: dict[str, str] = json.loads(subprocess.run([python, "-c", code], capture_output=True, check=True).stdout)
+    return answer
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--types", default="LORA,LORA,LORA," + ",".join(OTHER_TYPES))
+    parser.add_argument("--python", help="the interpreter of another environment, whose PEFT is asked")
     parser.add_argument("--keep", type=Path, help="copy the folders of disagreements here")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     tally: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as name, LoadingChild() as child:
+    with tempfile.TemporaryDirectory() as name, LoadingChild(options.python) as child:
         root = Path(name)
-        bases = Bases(root)
+        bases, judge = Bases(root), Judge(options.python)
+        there = installed(options.python) if options.python else {}
         for number in range(options.n):
             pick = random.Random(options.seed * 1_000_003 + number)
             kind, recipe = pick.choice(options.types.split(",")), pick.choice(tiny.ARCHITECTURES)
@@ -314,26 +315,34 @@ def main() -> None:
                     print("not made", kind, recipe.name, type(error).__name__, str(error)[:100])
                 continue
             mutation = pick.choice(sorted(MUTATIONS))
+            if there and number % 2:
+                without_newer_fields(folder, there["peft"])
             MUTATIONS[mutation](pick, folder)
             other = pick.random() < 0.1
             if other:
                 recipe = pick.choice([one for one in tiny.ARCHITECTURES if one.task == recipe.task])
                 home = bases.folder(recipe)
-            real = truth(bases.load(recipe, home), folder)
-            tally["cases"] += 1
-            tally["works" if real.works else "broken"] += 1
             label = f"seed {options.seed} case {number}: {kind} on {recipe.name}, {mutation}{', other base' if other else ''}"
-            report = check(home, folder, child=child, time_limit=120)
-            trouble = disagreement(real, report)
+            report = check(home, folder, child=child, time_limit=120, python=options.python)
+            tally["cases"] += 1
+            try:
+                real = judge.truth(recipe, home, folder)
+            except LookupError as error:
+                tally["base does not load there"] += 1
+                trouble = f"verdict {report.verdict}, the base: {error}" if report.verdict == "compatible" else ""
+                real = Truth(raised=str(error))
+            else:
+                trouble = disagreement(real, report)
+            tally["works" if real.works else "broken"] += 1
             if trouble:
                 tally["DISAGREE"] += 1
                 print(
                     f"DISAGREE {label}: {trouble} [{real.raised}] {[one.rule.code for one in report.findings]} {[str(x) for x in report.diagnosis.crashed][:1]}",
                     flush=True,
                 )
-                if options.keep:
-                    shutil.copytree(folder, options.keep / f"{options.seed}-{number}", dirs_exist_ok=True)
-                    shutil.copytree(home, options.keep / f"{options.seed}-{number}-base", dirs_exist_ok=True)
+                keep(options.keep, f"{options.seed}-{number}", folder, home)
+            if options.python:
+                continue
             static = check(home, folder, load="no")
             group = "LORA" if kind == "LORA" else "other"
             tally[f"static {group}"] += 1
@@ -346,12 +355,12 @@ def main() -> None:
                     f"STATIC   {label}: {static.verdict}, PEFT: {real} {[one.rule.code for one in static.findings]}",
                     flush=True,
                 )
-                if options.keep:
-                    shutil.copytree(folder, options.keep / f"{options.seed}-{number}", dirs_exist_ok=True)
-                    shutil.copytree(home, options.keep / f"{options.seed}-{number}-base", dirs_exist_ok=True)
+                keep(options.keep, f"{options.seed}-{number}", folder, home)
             causes = [one for one in report.findings if one.rule.severity == 3 and one.consequence_of is None]
             if len(causes) > 1:
                 tally["several causes"] += 1
+    if there:
+        print(f"in the environment of peft {there['peft']}, transformers {there['transformers']}:")
     for key, count in sorted(tally.items()):
         print(f"{count:6} {key}")
     raise SystemExit(1 if tally["DISAGREE"] or tally["STATIC DISAGREE"] else 0)

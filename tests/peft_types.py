@@ -1,11 +1,18 @@
-"""One small healthy adapter of every PEFT type, made with PEFT on a tiny Llama."""
+"""One small healthy adapter of every PEFT type, made with PEFT on a tiny Llama, and three ways of hurting it."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import tiny
+
+from adapter_doctor import Report, check
+from adapter_doctor.loading.process import LoadingChild
+
+WEIGHTS = "adapter_model.safetensors"
+STATES = ("healthy", "dropped", "renamed", "misshapen")
 
 _LINEAR = {"target_modules": ["q_proj", "v_proj"]}
 _PROMPT = {"num_virtual_tokens": 4}
@@ -57,6 +64,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "WAVEFT": {**_LINEAR, "n_frequency": 16},
 }
 """Arguments of each type's config; XLORA is made of two LoRA adapters and has a maker of its own."""
+KINDS = sorted([*OPTIONS, "XLORA"])
 
 
 def make_base(folder: Path) -> Path:
@@ -90,3 +98,47 @@ def make_adapter(kind: str, base: Path, folder: Path) -> Path:
         state = {key: one for key, one in adapted.state_dict().items() if "internal_xlora_classifier" in key}
         save_file(state, folder / "adapter_model.safetensors")
     return folder
+
+
+def hurt(healthy: Path, root: Path) -> dict[str, Path]:
+    """Copies of an adapter: one tensor dropped, one under another name, one of another shape."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(healthy / WEIGHTS)
+    # A tensor that several layers share is saved once for each: one copy fewer loses nothing.
+    bits = {key: one.numpy().tobytes() for key, one in state.items()}
+    alone = sorted(key for key, own in bits.items() if list(bits.values()).count(own) == 1)
+    chosen = alone[len(alone) // 2]
+    value = state[chosen]
+    others = {key: one for key, one in state.items() if key != chosen}
+    changes = {
+        "dropped": others,
+        "renamed": {**others, chosen.replace(".", ".odd.", 1) if "." in chosen else "odd": value},
+        "misshapen": {**others, chosen: value.repeat(2, *[1] * (value.dim() - 1)) if value.dim() else value.repeat(2)},
+    }
+    for name, changed in changes.items():
+        shutil.copytree(healthy, root / name)
+        save_file({key: one.contiguous() for key, one in changed.items()}, root / name / WEIGHTS)
+    return {name: root / name for name in changes}
+
+
+def reports(kind: str, base: Path, child: LoadingChild, root: Path) -> dict[tuple[str, str], Report]:
+    """What the tool says of the healthy adapter and the hurt ones, by state and by how far it went."""
+    healthy = make_adapter(kind, base, root / "healthy")
+    found = {}
+    for state, folder in {"healthy": healthy, **hurt(healthy, root)}.items():
+        found[state, "skeleton"] = check(base, folder, child=child)
+        found[state, "no"] = check(base, folder, load="no", cache=False)
+    return found
+
+
+def row(kind: str, found: dict[tuple[str, str], Report]) -> str:
+    """The type's line of the README's table."""
+    cells = [" / ".join(_said(found[state, load]) for load in ("skeleton", "no")) for state in STATES]
+    return f"| {kind} | {' | '.join(cells)} |"
+
+
+def _said(report: Report) -> str:
+    if report.cause is not None:
+        return report.cause.rule.code
+    return {"compatible": "✓", "undetermined": "?"}.get(report.verdict, report.verdict)
