@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adapter_doctor.doctor import check, load
+    from adapter_doctor.doctor import check, inspect, load
     from adapter_doctor.errors import DoctorError
+    from adapter_doctor.inspection import Inspection
     from adapter_doctor.report import AdapterError, Report
 
 __version__ = "0.1.0"
-__all__ = ["AdapterError", "DoctorError", "Report", "check", "load"]
+__all__ = ["AdapterError", "DoctorError", "Inspection", "Report", "check", "inspect", "load"]
 
-_HOMES = {"check": "doctor", "load": "doctor", "DoctorError": "errors", "AdapterError": "report", "Report": "report"}
+_HOMES = {
+    "check": "doctor", "inspect": "doctor", "load": "doctor", "DoctorError": "errors", "Inspection": "inspection",
+    "AdapterError": "report", "Report": "report",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

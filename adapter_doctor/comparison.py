@@ -16,9 +16,9 @@ from adapter_doctor.facts import (
     Dimension,
     Fit,
     Rename,
-    Shape,
 )
 from adapter_doctor.formats.adapter_keys import PREFIX, WRAPPERS, AdapterKey, adapter_name, parse
+from adapter_doctor.formats.module_widths import width_in
 from adapter_doctor.renames import renamed, search
 
 _FUSED = {
@@ -192,7 +192,7 @@ def _fitting(keys: list[AdapterKey], base: BaseModules, tensors: AdapterTensors)
     """Whether the tensors under a path have the widths of a module, as far as they tell."""
     widths: dict[str, list[tuple[int | None, int | None]]] = defaultdict(list)
     for one in keys:
-        width = _width_in(one, tensors.tensors[one.key].shape)
+        width = width_in(one, tensors.tensors[one.key].shape)
         if width is not None:
             widths[plain(one.module)].append(width)
 
@@ -203,17 +203,6 @@ def _fitting(keys: list[AdapterKey], base: BaseModules, tensors: AdapterTensors)
         )
 
     return fits
-
-
-def _width_in(one: AdapterKey, shape: Shape) -> tuple[int | None, int | None] | None:
-    """(out, in) of the adapted layer as far as this tensor tells them."""
-    if len(shape) < 2:
-        return None
-    if one.parameter in ("lora_A", "hada_w1_b", "hada_w2_b", "lora_embedding_A"):
-        return None, shape[1]
-    if one.parameter in ("lora_B", "hada_w1_a", "hada_w2_a", "lora_embedding_B"):
-        return shape[0], None
-    return None
 
 
 # ------------------------------------------------------------------------------------------------------- vacant
@@ -349,7 +338,7 @@ def _dimensions(
     layers = Counter[str]()
     for one in keys:
         leaf = plain(one.module).rpartition(".")[2]
-        width = _width_in(one, tensors.tensors[one.key].shape)
+        width = width_in(one, tensors.tensors[one.key].shape)
         if leaf in _ROLES and width is not None:
             for role, size in zip(_ROLES[leaf], width, strict=True):
                 if size:

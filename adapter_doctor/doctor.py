@@ -26,6 +26,8 @@ from adapter_doctor.gather.adapter import gather_adapter
 from adapter_doctor.gather.base import gather_base
 from adapter_doctor.gather.environment import gather_environment
 from adapter_doctor.gather.load import load_request
+from adapter_doctor.inspection import Inspection
+from adapter_doctor.inspection import build as inspection_of
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, waived, weight_files
 from adapter_doctor.report import AdapterError, Report, build
@@ -153,6 +155,37 @@ def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any
         request = load_request(str(base_source.path("")), None, config, tensors, base_config, **chosen)
         base = child.full_base(request, child.base_config(request))
     return peft.PeftModel.from_pretrained(base, str(source.path("")))
+
+
+def inspect(
+    adapter: str | Path,
+    base: str | Path | None = None,
+    *,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+    base_revision: str | None = None,
+    adapter_revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Inspection:
+    """What ``adapter`` is, by its config and the header of its weights; with ``base`` also whether merging is right.
+
+    Nothing is loaded and torch is not imported. The options are those of :func:`check`.
+
+    Raises:
+        DoctorError: the arguments mean nothing. What is wrong with an adapter never raises.
+    """
+    if not time_limit > 0:
+        raise DoctorError(f"the time limit is {time_limit:g} seconds, expected more than 0")
+    opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
+    source, _ = open_source(str(adapter), adapter_revision, subfolder, **opening)
+    base_source = open_source(str(base), base_revision, None, **opening)[0] if base is not None else None
+    _prepare(source, base_source, static=False)
+    facts = gather_adapter(source, Facts())
+    if base_source is not None:
+        facts = gather_base(base_source, facts, weights=False)
+    return inspection_of(facts, source.reference, base_source.reference if base_source is not None else None)
 
 
 def chosen_rules(select: Iterable[str], ignore: Iterable[str], command: str = "check") -> tuple[Rule[...], ...]:

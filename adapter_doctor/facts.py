@@ -467,6 +467,15 @@ class Dimension:
         return self.in_adapter == self.in_base
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Known bases by how the adapter's tensors fit them: exactly, all but the vocabulary, or under other names."""
+
+    exact: tuple[str, ...] = ()
+    but_vocabulary: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The adapter's tensors against the base's modules: why each tensor that finds no place finds none.

@@ -25,7 +25,7 @@ HEAVY = {"torch", "transformers", "peft", "huggingface_hub"}
 _WORDS = {"findings", "facts"}
 _PURE = _WORDS | {"formats", "knowledge"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"doctor", "errors", "report"},
+    "__init__": {"doctor", "errors", "inspection", "report"},
     "__main__": {"cli"},
     "errors": set(),
     "findings": set(),
@@ -35,6 +35,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "renames": _PURE,
     "shapes": _PURE,
     "comparison": _PURE | {"renames"},
+    "identity": _PURE,
+    "scaling": _PURE,
+    "merging": _PURE,
+    "inspection": _PURE | {"identity", "scaling", "merging"},
     "placement": _PURE | {"shapes"},
     "rules": _PURE,
     "engine": _WORDS | {"rules"},
@@ -42,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "suppression": _WORDS | {"rules", "engine"},
     "settings": {"errors", "formats", "suppression"},
     "report": _WORDS | {"rules", "engine", "diagnosis", "errors", "suppression"},
-    "render": _WORDS | {"rules", "engine", "diagnosis", "errors", "report", "suppression"},
+    "render": _WORDS | {"rules", "engine", "diagnosis", "errors", "report", "suppression", "inspection", "knowledge"},
     "reference": {"errors"},
     "sources": {"errors", "reference"},
     "gather": _PURE | {"errors", "reference", "sources"},
@@ -56,6 +60,7 @@ LAZY = {
         "report",
         "render",
     ): "a report shows itself (`str`, `to_dict`): the renderer is asked when it is, not imported before",
+    ("inspection", "render"): "as a report does",
 }
 LONGER = {
     "loading/child.py": "one file by necessity: it is handed as it is to the interpreter of another environment",

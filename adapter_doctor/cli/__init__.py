@@ -9,6 +9,7 @@ import typer
 
 from adapter_doctor.cli.check import check
 from adapter_doctor.cli.explain import explain
+from adapter_doctor.cli.inspect import inspect
 from adapter_doctor.cli.rules import rules
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(check)
+app.command()(inspect)
 app.command()(rules)
 app.command()(explain)
 
