@@ -32,6 +32,7 @@ from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, waived, weight_files
 from adapter_doctor.report import AdapterError, Report, build
 from adapter_doctor.rules import Rule, all_rules, rules_of
+from adapter_doctor.serving.stage import asked, with_serving
 from adapter_doctor.sources import Source, Unreachable
 from adapter_doctor.sources.disk import DiskSource
 from adapter_doctor.suppression import Known, suppress
@@ -61,6 +62,8 @@ def check(
     subfolder: str | None = None,
     token: str | None = None,
     offline: bool = False,
+    engines: Iterable[str] = (),
+    beside: Iterable[str | Path] = (),
     child: LoadingChild | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
@@ -75,7 +78,9 @@ def check(
     values of the tensors unread; an adapter on the Hub is then not downloaded. ``time_limit`` is in seconds, for the
     load and for the network each. ``python`` is the interpreter of another environment to load in. ``cache=False``
     neither reads nor writes the module trees kept on disk. The revisions, ``subfolder`` (of the adapter), ``token`` and
-    ``offline`` are for the Hub. ``child`` is a loading process to use for many checks; ``progress`` is told what goes on.
+    ``offline`` are for the Hub. ``engines`` (``vllm``, ``sglang@0.5.23``, ``all`` …) are asked what they will do with the
+    adapter, and with those in ``beside`` that are to be served with it. ``child`` is a loading process to use for many
+    checks; ``progress`` is told what goes on.
 
     Raises:
         DoctorError: the arguments contradict each other. What is wrong with an adapter never raises.
@@ -91,7 +96,10 @@ def check(
     if not time_limit > 0:
         raise DoctorError(f"the time limit is {time_limit:g} seconds, expected more than 0")
     reasons = ignore if isinstance(ignore, Mapping) else dict.fromkeys(ignore, "at your request")
-    rules = chosen_rules(select, reasons)
+    beside = tuple(beside)
+    rules, engines_asked = chosen_rules(select, reasons), asked(engines)
+    if beside and not engines_asked:
+        raise DoctorError("adapters are served together by an engine, and none is named", "add --for ENGINE")
     opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
     adapter_source, notes = open_source(str(adapter), adapter_revision, subfolder, **opening)
     base_source: Source | None = None
@@ -118,7 +126,9 @@ def check(
         )
     facts = facts.lacking(Missing("the forward pass was not reached") if run else waived("no --run"), RunOutcome)
     facts = derive(facts, adapter_source, base_source, static=static, cache=cache, model_class=model_class)
+    others = [gather_adapter(open_source(str(one), None, None, **opening)[0], Facts()) for one in beside]
     reference = type(base).__name__ if _in_memory(base) else base_source.reference if base_source else ""
+    facts = with_serving(facts, engines_asked, reference or "BASE", others)
     left_out = [Unknown(rule, "at your request (--select)", True) for rule in rules_of() if rule not in rules]
     outcomes, suppressed = suppress(judge(rules, facts), reasons, baseline)
     return build((*outcomes, *left_out), facts, reference, tuple(notes), suppressed)

@@ -531,6 +531,71 @@ class RunOutcome:
     refusal: Refusal | None = None
 
 
+# ------------------------------------------------------------------------------------------------------- serving
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a serving engine makes of one trait of the adapter.
+
+    ``outcome`` is ``refused``, ``late`` (it loads, and the first request fails), ``wrong`` (other outputs than trained,
+    without an error), ``unknown``, ``inapplicable`` or ``served``. ``message`` holds the engine's own words, ``why`` is
+    a clause for a person. ``dropped`` counts tensors without effect; ``factors`` are the smallest and the largest ratio
+    of the scaling in effect to the one trained. ``evidence`` is ``ran``, ``source`` or ``issue``, of ``source``.
+    """
+
+    trait: str
+    outcome: str
+    why: str = ""
+    message: str = ""
+    dropped: int = 0
+    factors: tuple[float, float] | None = None
+    fix: str = ""
+    flags: str = ""
+    evidence: str = ""
+    source: str = ""
+
+
+OUTCOMES = ("refused", "late", "wrong", "unknown", "inapplicable", "served")
+"""What can become of an adapter in an engine, the worst first."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What an engine, at a version, is foreseen to do with an adapter, and what to start it with.
+
+    ``required`` tells an engine that was asked for by name from one of an overview. ``adapter`` is set where it is not
+    the adapter under examination but one served beside it. ``tensors`` is the number of tensors in the file.
+    """
+
+    engine: str
+    version: str
+    effects: tuple[Effect, ...] = ()
+    required: bool = True
+    adapter: str = ""
+    tensors: int = 0
+    commands: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """The worst of the effects'; ``served`` only where every trait is known to be honoured."""
+        return min((one.outcome for one in self.effects), key=OUTCOMES.index, default="served")
+
+    @property
+    def dropped(self) -> int:
+        """Tensors without effect, of all effects."""
+        return min(self.tensors, sum(one.dropped for one in self.effects))
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The engines asked about, and what keeps several adapters from being served by one of them."""
+
+    outlooks: tuple[Outlook, ...] = ()
+    clashes: tuple[str, ...] = ()
+
+
 Fact = TypeVar("Fact")
 
 

@@ -20,7 +20,9 @@ from adapter_doctor.facts import (
     Facts,
     LoadOutcome,
     Missing,
+    Outlook,
     RunOutcome,
+    Serving,
     WeightsFiles,
 )
 from adapter_doctor.findings import Severity
@@ -45,6 +47,7 @@ class Report:
 
     ``base``, ``adapter`` and ``environment`` describe what was examined; ``landed`` counts what became of the tensors,
     or is None where nothing was loaded. ``suppressed`` are findings that the user knows of and that count no more.
+    ``serving`` has what each engine asked about will do.
     """
 
     diagnosis: Diagnosis
@@ -55,6 +58,7 @@ class Report:
     landed: Mapping[str, int] | None = None
     notes: tuple[str, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
+    serving: tuple[Outlook, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -172,7 +176,9 @@ def build(
         notes.append("the base's own code was not run: it was judged by the names and shapes in its checkpoint")
     if isinstance(modules, BaseModules) and modules.origin == "cache":
         notes.append("the base's module names are those of an earlier load with the same config and transformers")
-    return Report(diagnose(outcomes), examined, base, adapter, versions, landed, tuple(notes), suppressed)
+    serving = facts.get(Serving)
+    outlooks = serving.outlooks if isinstance(serving, Serving) else ()
+    return Report(diagnose(outcomes), examined, base, adapter, versions, landed, tuple(notes), suppressed, outlooks)
 
 
 def _rank(config: AdapterConfig | Missing) -> int | None:

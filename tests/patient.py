@@ -21,6 +21,8 @@ stand in `tests/rules/*.toml`:
     load.*, run.*                   fields of LoadOutcome and RunOutcome, as they are told by the load alone
     missing = ["FACT"]              facts that are not known
     waived = ["FACT"]               facts that the user asked not to look for, as with `--load no`
+    engines = ["ENGINE@VERSION"]    the engines asked for with `--for`
+    beside = [{...}]                changes to further adapters that are served with the patient, as with `--with`
 
 Names to be added may hold `{0..3}` and `{q_proj,v_proj}`; in a shape, "*" keeps the size that is there.
 """
@@ -60,6 +62,7 @@ from adapter_doctor.facts import (
     PickleScan,
     Refusal,
     RunOutcome,
+    Serving,
     Shape,
     TensorInfo,
     TensorValues,
@@ -70,6 +73,7 @@ from adapter_doctor.formats import bounded_json, safetensors_header
 from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.gather.environment import PACKAGES
 from adapter_doctor.placement import base_weight_keys, canonical, foretell
+from adapter_doctor.serving.stage import asked, with_serving
 
 ADAPTER, BASE = "example/tiny-llama-lora", "example/tiny-llama"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -118,7 +122,7 @@ _SECTIONS = frozenset(
     {
         "config", "base", "trained", "retrained", "remove", "null", "tensors", "values", "weights", "pickle",
         "config_text", "config_file", "folder", "base_folder", "modules", "environment", "copies", "measured",
-        "refusal", "load", "run", "missing", "waived",
+        "refusal", "load", "run", "missing", "waived", "engines", "beside",
     }
 )  # fmt: skip
 _KEYS = {
@@ -152,6 +156,9 @@ def patient(changes: Mapping[str, Any] | None = None) -> Facts:
     facts = _base(facts, base_config, modules, changes)
     facts = facts.adding(_environment(changes))
     facts = _without(_derived(_without(facts, absent), changes, absent), absent)
+    others = [patient(other) for other in changes.get("beside", ())]
+    serving = with_serving(facts, asked(changes.get("engines", ())), BASE, others)
+    facts = facts.adding(serving.known[Serving] if changes.get("engines") else Serving())
     return Facts({**facts.known, **waived})
 
 

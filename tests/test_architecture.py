@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "merging": _PURE,
     "inspection": _PURE | {"identity", "scaling", "merging"},
     "placement": _PURE | {"shapes"},
+    "serving": _PURE | {"errors"},
     "rules": _PURE,
     "engine": _WORDS | {"rules"},
     "diagnosis": _WORDS | {"rules", "engine"},

@@ -38,6 +38,11 @@ def check(
     subfolder: Annotated[str | None, typer.Option(help="The adapter's folder inside its repository.")] = None,
     token: Annotated[str | None, typer.Option(help="Hub token; else the one `hf auth login` saved.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this disk.")] = False,
+    engines: Annotated[
+        list[str] | None,
+        typer.Option("--for", help="An engine to serve it with, as NAME or NAME@VERSION; all. Repeatable."),
+    ] = None,
+    beside: Annotated[list[str] | None, typer.Option("--with", help="An adapter served beside it. Repeatable.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write kept module trees.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every finding in full.")] = False,
 ) -> None:
@@ -68,6 +73,8 @@ def check(
             subfolder=subfolder,
             token=token,
             offline=offline,
+            engines=engines or (),
+            beside=beside or (),
             progress=progress,
         )
     except DoctorError as error:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from adapter_doctor.diagnosis import Finding
+from adapter_doctor.facts import Outlook
 from adapter_doctor.report import Report
 
 SCHEMA = 1
@@ -44,6 +45,7 @@ def to_dict(report: Report) -> dict[str, Any]:
             for one in report.suppressed
         ],
         "notes": list(report.notes),
+        "serving": [_outlook(one) for one in report.serving],
     }
 
 
@@ -64,6 +66,27 @@ def _finding(finding: Finding) -> list[dict[str, Any]]:
         }
         for hit in finding.hits
     ]
+
+
+def _outlook(outlook: Outlook) -> dict[str, Any]:
+    return {
+        "engine": outlook.engine,
+        "version": outlook.version,
+        "required": outlook.required,
+        "adapter": outlook.adapter or None,
+        "outcome": outlook.outcome,
+        "dropped": outlook.dropped,
+        "effects": [
+            {
+                "trait": one.trait, "outcome": one.outcome, "why": one.why, "message": one.message,
+                "dropped": one.dropped, "factors": None if one.factors is None else list(one.factors),
+                "fix": one.fix, "evidence": one.evidence, "source": one.source,
+            }
+            for one in outlook.effects
+        ],
+        "commands": list(outlook.commands),
+        "notes": list(outlook.notes),
+    }  # fmt: skip
 
 
 def render(report: Report) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 from adapter_doctor.diagnosis import Finding
 from adapter_doctor.findings import Hit, Severity
 from adapter_doctor.render.header import rows
+from adapter_doctor.render.serving import lines
 from adapter_doctor.render.visible import visible
 from adapter_doctor.report import Report
 
@@ -43,6 +44,7 @@ def render(report: Report, *, verbose: bool = False, width: int = 80, colour: bo
         (_in_full if verbose or finding.consequence_of is None else _in_a_line)(console, finding)
     if rest:
         console.print()
+    _serving(console, report)
     _unexamined(console, report, verbose)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines()) + "\n"
 
@@ -82,6 +84,18 @@ def _in_a_line(console: Console, finding: Finding) -> None:
     line = Text.assemble(("    " + mark, colour), f" {finding.rule.code} {finding.rule.name}: {text}")
     line.truncate(console.width, overflow="ellipsis")
     console.print(line)
+
+
+def _serving(console: Console, report: Report) -> None:
+    if not report.serving:
+        return
+    console.print(Text("in serving engines:", "dim"))
+    for line, pasted in lines(report.serving):
+        if pasted:  # a command that is broken over lines cannot be pasted
+            console.print(Text(f"    {line}"), soft_wrap=True)
+        else:
+            _block(console, line, 2, 4)
+    console.print()
 
 
 def _unexamined(console: Console, report: Report, verbose: bool) -> None:

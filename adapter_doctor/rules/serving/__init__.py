@@ -1,0 +1,1 @@
+"""Rules of the family `serving`: what the engines asked for with `--for` will do."""
