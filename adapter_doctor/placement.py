@@ -49,7 +49,15 @@ def foretell(config: AdapterConfig, tensors: AdapterTensors, base: BaseModules, 
         return Fit("predicted", refusal=Refusal("inject", refused.error, str(refused)))
     except (TypeError, ValueError, AttributeError, OverflowError) as error:  # values of types that PEFT does not expect
         return Missing(f"the config's values cannot be followed: {error}")
-    return _compare(config, tensors, base, places, targeted)
+    fit = _compare(config, tensors, base, places, targeted)
+    architecture = knowledge.architecture(model_type)
+    if architecture is not None and architecture.converted and config.peft_type == "LORA":
+        bare = [key for key in fit.strays if not key.startswith(PREFIX) and ".lora_" in key]
+        if bare:  # PEFT's convert_peft_adapter_state_dict_for_transformers may put the prefix there
+            return Missing(
+                f"PEFT converts LoRA names on loading onto {model_type}; where {bare[0]!r} goes, only a load tells"
+            )
+    return fit
 
 
 # ------------------------------------------------------------------------------------------------ which modules

@@ -83,3 +83,24 @@ def test_prompt_for_another_size_is_caught_although_peft_takes_it(
     report = check(other, adapter, child=child)
     assert report.cause is not None
     assert report.cause.rule.code in codes
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_names_without_prefix_are_not_judged_from_files_where_peft_converts_them(
+    child: LoadingChild, tmp_path: Path
+) -> None:
+    import peft
+    import tiny
+    from safetensors.torch import load_file, save_file
+
+    recipe = tiny.by_name("qwen3-moe")
+    recipe.build().save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(task_type=recipe.task, target_modules=["q_proj"])
+    adapted = peft.get_peft_model(recipe.build(), config)
+    tiny.train_by_chance(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    weights = tmp_path / "adapter" / peft_types.WEIGHTS
+    save_file({key.removeprefix("base_model.model."): one for key, one in load_file(weights).items()}, weights)
+
+    assert check(tmp_path / "base", tmp_path / "adapter", child=child).verdict == "compatible"
+    assert check(tmp_path / "base", tmp_path / "adapter", load="no", cache=False).verdict == "undetermined"
