@@ -15,6 +15,7 @@ from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
     AdapterConfig,
     AdapterTensors,
+    BaseCheckpoint,
     BaseConfig,
     BaseFolder,
     Facts,
@@ -23,13 +24,13 @@ from adapter_doctor.facts import (
     TensorValues,
 )
 from adapter_doctor.gather.adapter import gather_adapter
-from adapter_doctor.gather.base import gather_base
+from adapter_doctor.gather.base import gather_base, gather_checkpoint
 from adapter_doctor.gather.environment import gather_environment
 from adapter_doctor.gather.load import load_request
 from adapter_doctor.inspection import Inspection
 from adapter_doctor.inspection import build as inspection_of
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
-from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, waived, weight_files
+from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, tree_kept, waived, weight_files
 from adapter_doctor.report import AdapterError, Report, build
 from adapter_doctor.rules import Rule, all_rules, rules_of
 from adapter_doctor.serving.stage import asked, with_serving
@@ -119,7 +120,12 @@ def check(
     else:
         if base_source is not None:
             local = isinstance(base_source, DiskSource)
-            facts = gather_base(base_source, facts, given=base is not None, weights=local or static)
+            facts = gather_base(base_source, facts, given=base is not None, weights=local)
+            if static and not local and not (cache and tree_kept(facts, model_class)):
+                facts = gather_checkpoint(base_source, facts)
+            facts = facts.lacking(
+                Missing("the headers of the base's weights were not asked for", waived=True), BaseCheckpoint
+            )
         options = {"model_class": model_class, "trust_remote_code": trust_remote_code, "values": values}
         facts = load_in_child(
             base_source, adapter_source, facts, load, run, options, time_limit, python, child, progress, cache
@@ -127,6 +133,11 @@ def check(
     facts = facts.lacking(Missing("the forward pass was not reached") if run else waived("no --run"), RunOutcome)
     facts = derive(facts, adapter_source, base_source, static=static, cache=cache, model_class=model_class)
     others = [gather_adapter(open_source(str(one), None, None, **opening)[0], Facts()) for one in beside]
+    notes += [
+        f"{source.reference} has moved to {source.renamed_to}: name it so"
+        for source in (base_source, adapter_source)
+        if source is not None and source.renamed_to
+    ]
     reference = type(base).__name__ if _in_memory(base) else base_source.reference if base_source else ""
     facts = with_serving(facts, engines_asked, reference or "BASE", others)
     left_out = [Unknown(rule, "at your request (--select)", True) for rule in rules_of() if rule not in rules]

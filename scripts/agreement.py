@@ -250,9 +250,11 @@ def without_newer_fields(folder: Path, version: str) -> None:
     raw = json.loads((folder / CONFIG).read_text())
     known = {field.name: field.default for field in fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[raw["peft_type"]])}
     for name in knowledge.unknown_fields(raw, version):
-        if not raw[name] or raw[name] == known.get(name):
+        if not raw[name] or raw[name] == known.get(name) or name == "peft_version":
             del raw[name]
-    (folder / CONFIG).write_text(json.dumps({**raw, "peft_version": version}))
+    if "peft_version" in raw:
+        raw["peft_version"] = version
+    (folder / CONFIG).write_text(json.dumps(raw))
 
 
 def disagreement(real: Truth, report: Any) -> str:

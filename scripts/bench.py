@@ -3,13 +3,15 @@
     python scripts/bench.py
 
 Static check of a tiny pair and of a base of Llama-3.1-405B's size (headers over sparse files) against the bare import
-of torch, transformers and peft; a skeleton check of the large base; the tensor-value pass beside sha256.
+of torch, transformers and peft; a skeleton check of the large base; the tensor-value pass beside sha256; and the same
+from a Hub on loopback that adds 100 ms to each request: round trips, bytes and seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import resource
 import statistics
@@ -20,6 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from hub_server import Hollow, HubServer
+from hub_server import environment as environment_of
 
 ROUNDS = 5
 PYTHON = sys.executable
@@ -87,7 +94,9 @@ def large_base(folder: Path) -> None:
         part = names[number * len(names) // SHARDS : (number + 1) * len(names) // SHARDS]
         sparse_safetensors(folder / shard, {name: shapes[name] for name in part})
         weight_map |= dict.fromkeys(part, shard)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    size = 2 * sum(math.prod(shape) for shape in shapes.values())
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def layer_shapes() -> dict[str, tuple[int, int]]:
@@ -161,6 +170,63 @@ def value_pass(root: Path) -> tuple[float, float]:
     return min(speeds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def from_the_hub(root: Path, tiny: tuple[Path, Path], large: tuple[Path, Path]) -> None:
+    """Round trips, bytes beyond the headers of weight files, and seconds of checks of what lies on the Hub alone."""
+    with HubServer(latency=0.1) as hub:
+        headers = {}
+        for name, folder in {
+            "acme/tiny": tiny[0],
+            "me/tiny": tiny[1],
+            "acme/405b": large[0],
+            "me/405b": large[1],
+        }.items():
+            files = {path.name: served(path) for path in folder.iterdir() if path.is_file()}
+            hub.add(name, files)
+            weights = [path for path in folder.iterdir() if path.suffix == ".safetensors"]
+            headers[name] = sum(struct.unpack("<Q", path.open("rb").read(8))[0] for path in weights)
+
+        def report(what: str, pair: str, home: str, *more: str, wanted: str) -> None:
+            hub.forget()
+            environment = {**environment_of(hub, root / home), "ADAPTER_DOCTOR_CACHE": str(root / "trees")}
+            environment = {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
+            command = [PYTHON, "-m", "adapter_doctor", "check", f"acme/{pair}", f"me/{pair}", *more]
+            begun = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            seconds = time.perf_counter() - begun
+            verdict = done.stdout.partition("\n")[0]
+            print(
+                f"  {what}: {hub.round_trips()} round trips, {hub.sent / 1000:,.0f} kB, {seconds:.2f} s, {verdict.strip()} (wanted {wanted})"
+            )
+
+        print(
+            "from a Hub with 100 ms a request (headers: tiny adapter and base "
+            f"{(headers['me/tiny'] + headers['acme/tiny']) / 1000:,.0f} kB, adapter for 405B {headers['me/405b'] / 1000:,.0f} kB):"
+        )
+        static = ("--load", "no")
+        report("static, cold", "tiny", "home", *static, "--no-cache", wanted="4, 300 kB beyond headers, 1.5 s")
+        report("static, again", "tiny", "home", *static, "--no-cache", wanted="2")
+        report("static, --offline", "tiny", "home", *static, "--no-cache", "--offline", wanted="0")
+        report(
+            "skeleton, cold",
+            "tiny",
+            "other",
+            wanted=f"{(tiny[1] / 'adapter_model.safetensors').stat().st_size / 1000:,.0f} kB and less than 1 MB",
+        )
+        report("static at 405B, cold", "405b", "third", *static, "--no-cache", wanted="8")
+        report("skeleton at 405B from the header", "405b", "fourth", "--no-values", wanted="no weights")
+        report("static at 405B, tree cached", "405b", "fifth", *static, wanted="4, 300 kB beyond headers, 1.5 s")
+
+
+def served(path: Path) -> bytes:
+    """A file as the Hub serves it: sparse weights by their header alone."""
+    if path.suffix != ".safetensors" or path.stat().st_size < 1 << 20:
+        return path.read_bytes()
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        file.seek(0)
+        return Hollow(file.read(8 + length), path.stat().st_size)
+
+
 def timed(work: Any) -> float:
     begun = time.perf_counter()
     work()
@@ -197,6 +263,7 @@ def main() -> None:
             f"skeleton check at 405B: {skeleton:.2f} s, {peak:.0f} MB with an adapter of {size / 1e6:.0f} MB;"
             f" {skeleton / imports:.2f} times the import (wanted at most 1.7)"
         )
+        from_the_hub(root, (base, adapter), (root / "large", root / "large-adapter"))
         print("tensor values beside sha256 (wanted at least 0.5 times):")
         value_pass(root)
 

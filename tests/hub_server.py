@@ -94,6 +94,28 @@ class Repository:
         return next((sha for sha in self.commits if len(revision) >= 7 and sha.startswith(revision)), None)
 
 
+class Hollow(bytes):
+    """A file's beginning over a hole, for files too long to be held: a true length, and zeros behind the beginning."""
+
+    length: int
+
+    def __new__(cls, beginning: bytes, length: int) -> Hollow:
+        """``length`` is that of the whole file in bytes."""
+        made = super().__new__(cls, beginning)
+        made.length = length
+        return made
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, asked: Any) -> Any:
+        start, stop, _ = asked.indices(self.length)
+        return bytes(self)[start:stop].ljust(max(stop - start, 0), b"\0")
+
+    def __bytes__(self) -> bytes:
+        return bytes.__getitem__(self, slice(None))
+
+
 class Reply(Response):
     """An answer that can be cut, slowed down, or lie about its length."""
 

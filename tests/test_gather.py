@@ -440,7 +440,7 @@ def test_sharded_base_is_read_through_its_index(base: Path, tmp_path: Path) -> N
     assert {info.file for info in parts.tensors.values()} == {one.name for one in sharded.glob("model-*.safetensors")}
 
 
-def test_sharded_base_without_one_of_its_shards_is_not_known(tmp_path: Path, adapter: Path) -> None:
+def test_sharded_base_without_one_of_its_shards_is_called_damaged(tmp_path: Path, adapter: Path) -> None:
     sharded = save(llama(), tmp_path / "sharded", max_shard_size="20KB")
     gone = sorted(sharded.glob("model-*.safetensors"))[1]
     gone.unlink()
@@ -448,8 +448,9 @@ def test_sharded_base_without_one_of_its_shards_is_not_known(tmp_path: Path, ada
 
     assert isinstance(missing, Missing)
     assert gone.name in missing.why
-    report = check(sharded, adapter, load="no", cache=False)
-    assert (report.verdict, any(gone.name in why for _, why in report.open_questions)) == ("undetermined", True)
+    cause = check(sharded, adapter, load="no", cache=False).cause
+    assert cause is not None
+    assert (cause.rule.code, gone.name in cause.hits[0].message) == ("AD011", True)
 
 
 INDEX = "model.safetensors.index.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Iterator
@@ -85,8 +86,6 @@ def test_skeleton_check_without_values_proves_the_fit_from_the_header(hub: HubSe
 
 
 def test_base_is_taken_from_the_adapters_config(hub: HubServer, pair: tuple[Path, Path]) -> None:
-    import json
-
     config = json.loads((pair[1] / "adapter_config.json").read_text()) | {"base_model_name_or_path": BASE}
     files = {path.name: path.read_bytes() for path in pair[1].iterdir() if path.is_file()}
     hub.add(ADAPTER, files | {"adapter_config.json": json.dumps(config).encode()})
@@ -134,6 +133,99 @@ def test_offline_without_a_copy_leaves_the_verdict_open(hub: HubServer) -> None:
     report = static(offline=True)
     assert report.verdict == "undetermined", report.summary
     assert hub.round_trips() == 0
+
+
+def test_repository_that_has_moved_is_followed_and_said_so(hub: HubServer) -> None:
+    hub.rename(BASE, "acme/small")
+    report = static()
+    assert report.verdict == "compatible", report.summary
+    assert f"{BASE} has moved to acme/small: name it so" in report.notes
+
+
+def sharded(files: dict[str, bytes], shards: int = 50, odd: bool = False) -> dict[str, bytes]:
+    """The base with a tensor or so a shard; ``odd`` lies about the bytes of all."""
+    from safetensors.numpy import load, save
+
+    state = load(files.pop("model.safetensors"))
+    parts: dict[str, dict[str, object]] = {}
+    weight_map = {}
+    for number, name in enumerate(sorted(state)):
+        shard = f"model-{number % shards:05}.safetensors"
+        parts.setdefault(shard, {})[name] = state[name]
+        weight_map[name] = shard
+    total = sum(one.nbytes for one in state.values()) + odd
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return {
+        **files, "model.safetensors.index.json": json.dumps(index).encode(),
+        **{name: save(part) for name, part in parts.items()},
+    }  # fmt: skip
+
+
+def test_only_as_many_shards_are_asked_as_show_each_kind_of_layer(hub: HubServer, pair: tuple[Path, Path]) -> None:
+    files = sharded({path.name: path.read_bytes() for path in pair[0].iterdir() if path.is_file()})
+    hub.add(BASE, files)
+    report = static()
+    assert report.verdict == "compatible", report.summary
+    asked = {
+        one.path
+        for one in hub.seen
+        if "/resolve/" in one.path and one.path.endswith(".safetensors") and BASE in one.path
+    }
+    assert 0 < len(asked) < len([name for name in files if name.endswith(".safetensors")])
+    assert hub.round_trips() <= 8
+
+
+def test_shards_that_were_not_asked_are_not_guessed_where_the_bytes_do_not_add_up(
+    hub: HubServer, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapter_doctor.gather import base as gather_base
+
+    files = sharded({path.name: path.read_bytes() for path in pair[0].iterdir() if path.is_file()}, odd=True)
+    hub.add(BASE, files)
+    assert static().verdict == "compatible"
+    asked = {
+        one.path
+        for one in hub.seen
+        if "/resolve/" in one.path and one.path.endswith(".safetensors") and BASE in one.path
+    }
+    assert len(asked) == len([name for name in files if name.endswith(".safetensors")])
+
+    monkeypatch.setattr(gather_base, "MAX_REMOTE_SHARDS", 5)
+    report = static()
+    assert report.verdict == "undetermined"
+    assert "its layers differ" in report.open_questions[0][1]
+
+
+def test_weights_of_a_base_whose_tree_is_kept_are_not_looked_at(hub: HubServer, child: LoadingChild) -> None:
+    assert check(BASE, ADAPTER, child=child, values=False).verdict == "compatible"
+    hub.forget()
+    report = check(BASE, ADAPTER, load="no", time_limit=20)
+    assert report.verdict == "compatible", report.summary
+    assert any("earlier load" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("broken", [BASE, ADAPTER])
+def test_server_that_drips_is_given_up_within_the_time_limit(hub: HubServer, broken: str) -> None:
+    hub.fault(f"{broken}.*(safetensors|json)|cdn", Fault(drip=0.5))
+    begun = time.monotonic()
+    report = check(BASE, ADAPTER, load="no", cache=False, time_limit=3)
+    assert time.monotonic() - begun < 10
+    assert report.verdict == "undetermined", report.summary
+    assert report.exit_code == 3
+
+
+def test_full_disk_leaves_the_verdict_open_and_says_so(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    import huggingface_hub
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    report = static()
+    assert report.verdict == "undetermined", report.summary
+    assert "full" in str(report)
 
 
 def test_token_never_reaches_the_report(hub: HubServer) -> None:

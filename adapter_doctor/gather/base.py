@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from adapter_doctor.facts import BaseCheckpoint, BaseConfig, BaseFolder, Facts, Missing, TensorInfo
 from adapter_doctor.formats import bounded_json, safetensors_header
+from adapter_doctor.formats.shard_index import complete, telling_shards
 from adapter_doctor.sources import Source, Unreachable
 
 CONFIG = "config.json"
@@ -16,7 +17,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARDS = 2_000
 MAX_REMOTE_SHARDS = 40
-"""Headers that are asked for over the network: the module names of a larger base are had from its skeleton."""
+"""Headers that are asked for over the network where a few of them do not tell the rest."""
 MAX_INDEX_BYTES = 100_000_000
 _SHARD = re.compile(r"^[\w.-]+\.safetensors$")
 
@@ -25,7 +26,7 @@ def gather_base(source: Source, facts: Facts, *, given: bool = True, weights: bo
     """``facts`` with what the base's files tell.
 
     ``given`` is False where the adapter's config named the base; ``weights`` where the headers of its weight files are
-    wanted, each of which costs a request on the Hub.
+    wanted, each of which costs a request on the Hub; else BaseCheckpoint is left out.
     """
     try:
         files = source.files()
@@ -45,11 +46,7 @@ def gather_base(source: Source, facts: Facts, *, given: bool = True, weights: bo
     except Unreachable as trouble:  # a gated repository can be listed and not read
         facts = facts.adding(BaseFolder(source.reference, False, trouble.why, trouble.reason, given))
         return facts.lacking(Missing(f"the base could not be read: {trouble.why}"), BaseConfig, BaseCheckpoint)
-    if not weights:
-        return facts.lacking(
-            Missing("the headers of the base's weights were not asked for", waived=True), BaseCheckpoint
-        )
-    return _gather_checkpoint(source, facts)
+    return gather_checkpoint(source, facts) if weights else facts
 
 
 def _adapter_base(source: Source) -> str:
@@ -74,7 +71,10 @@ def _gather_config(source: Source, facts: Facts) -> Facts:
     return facts.adding(BaseConfig(raw))
 
 
-def _gather_checkpoint(source: Source, facts: Facts) -> Facts:
+def gather_checkpoint(source: Source, facts: Facts) -> Facts:
+    """``facts``, to which :func:`gather_base` has added, with the names and shapes in the base's weight files."""
+    if isinstance(facts.get(BaseConfig), Missing):
+        return facts
     try:
         tensors = _tensors(source, source.files())
     except Unreachable as trouble:
@@ -107,14 +107,27 @@ def _tensors(source: Source, files: Mapping[str, int]) -> dict[str, TensorInfo]:
         raise Unreachable(f"{INDEX} names no shard")
     if len(shards) > MAX_SHARDS:
         raise Unreachable(f"{INDEX} names {len(shards):,} shards")
-    if source.revision is not None and len(shards) > MAX_REMOTE_SHARDS:
-        raise Unreachable(
-            f"{len(shards)} shards on the Hub are too many to ask; one check with --load skeleton will do"
-        )
     absent = [shard for shard in shards if not _SHARD.match(shard) or shard not in files]
     if absent:
         text = f"{len(absent)} of {len(shards)} shards that {INDEX} names are not there, {absent[0][:100]!r} among them"
         raise Unreachable(text) if len(absent) == len(shards) or not source.complete else _ShardMissing(text)
+    if source.revision is None:
+        return _read_headers(source, shards, files)
+    few = telling_shards(weight_map)
+    source.prepare(*few)
+    whole = complete(_read_headers(source, few, files), index)
+    if whole is not None:
+        return whole
+    if len(shards) > MAX_REMOTE_SHARDS:
+        raise Unreachable(
+            f"its layers differ, and {len(shards)} shards on the Hub are too many to ask; "
+            "one check with --load skeleton will do"
+        )
+    source.prepare(*shards)
+    return _read_headers(source, shards, files)
+
+
+def _read_headers(source: Source, shards: Iterable[str], files: Mapping[str, int]) -> dict[str, TensorInfo]:
     found: dict[str, TensorInfo] = {}
     for shard in shards:
         found.update(read_header(source, shard, files[shard]).tensors)

@@ -170,6 +170,13 @@ def tree_name(facts: Facts, model_class: str | None) -> str:
     )
 
 
+def tree_kept(facts: Facts, model_class: str | None) -> bool:
+    """Whether an earlier load left the module tree of this base, so that its weights need not be looked at."""
+    if any(isinstance(facts.get(kind), Missing) for kind in (AdapterConfig, AdapterTensors, BaseConfig)):
+        return False
+    return tree_cache.read(tree_name(facts, model_class)) is not None
+
+
 def load_in_memory(model: Any, adapter: Source, facts: Facts, load: Load) -> Facts:
     """The load on a copy of the model's structure, in this process: what the model holds is not touched."""
     from adapter_doctor.loading import child

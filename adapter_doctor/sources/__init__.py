@@ -31,6 +31,8 @@ class Source(Protocol):
     revision: str | None
     complete: bool
     """Whether a file that is not listed is not there; a cache may hold only part of a repository."""
+    renamed_to: str | None
+    """The repository's present name where it has moved."""
 
     def prepare(self, *patterns: str) -> None:
         """Get ready, side by side, what reads of the files of these names will need; troubles show when they are read."""

@@ -23,6 +23,7 @@ class DiskSource:
         self.reference = reference
         self.revision: str | None = None
         self.complete = True
+        self.renamed_to: str | None = None
 
     @cached_property
     def _listing(self) -> Mapping[str, int]:
