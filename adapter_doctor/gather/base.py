@@ -98,7 +98,10 @@ def _tensors(source: Source, files: Mapping[str, int]) -> dict[str, TensorInfo]:
     if INDEX not in files:
         others = [name for name in files if name.endswith((".bin", ".pt", ".gguf", ".h5", ".msgpack"))]
         raise Unreachable(f"only {others[0]} is there" if others else "there are none beside the config")
-    index = bounded_json.parse_object(source.read(INDEX, 0, MAX_INDEX_BYTES + 1), MAX_INDEX_BYTES)
+    try:
+        index = bounded_json.parse_object(source.read(INDEX, 0, MAX_INDEX_BYTES + 1), MAX_INDEX_BYTES)
+    except bounded_json.BadJson as trouble:
+        raise bounded_json.BadJson(f"{INDEX} {trouble}") from None
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict):
         raise Unreachable(f"{INDEX} has no weight_map")
