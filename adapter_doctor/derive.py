@@ -9,7 +9,9 @@ from adapter_doctor.facts import (
     BaseCheckpoint,
     BaseConfig,
     BaseCopies,
+    BaseFolder,
     BaseModules,
+    Candidates,
     Comparison,
     Facts,
     Fit,
@@ -19,6 +21,7 @@ from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.gather import tree_cache
 from adapter_doctor.gather.load import modules_from
 from adapter_doctor.gather.modules import modules_from_checkpoint
+from adapter_doctor.identity import candidates
 from adapter_doctor.loading.stage import tree_name
 from adapter_doctor.placement import foretell
 from adapter_doctor.sources import Source
@@ -34,6 +37,12 @@ def derive(
     model_class: str | None = None,
 ) -> Facts:
     """``facts`` with what follows from them. ``static``: nothing was loaded, so the fit is foretold."""
+    return with_candidates(_derived(facts, adapter, base, static, cache, model_class))
+
+
+def _derived(
+    facts: Facts, adapter: Source, base: Source | None, static: bool, cache: bool, model_class: str | None
+) -> Facts:
     facts = _with_modules(facts, static, cache, model_class)
     config, tensors, base_config = facts.get(AdapterConfig), facts.get(AdapterTensors), facts.get(BaseConfig)
     for why in (config, tensors, base_config):
@@ -54,6 +63,18 @@ def derive(
     if known and isinstance(fit, Fit) and isinstance(modules, BaseModules):
         return facts.adding(compare(tensors, modules, fit, base_config, config))  # type: ignore[arg-type]
     return facts.lacking(fit if isinstance(fit, Missing) else Missing("the base's modules are not known"), Comparison)
+
+
+def with_candidates(facts: Facts) -> Facts:
+    """``facts`` with the known bases that the tensors fit, where there is no base or they do not fit it throughout."""
+    folder, comparison = facts.get(BaseFolder), facts.get(Comparison)
+    lost = isinstance(folder, BaseFolder) and not folder.exists
+    misfit = isinstance(comparison, Comparison) and (
+        comparison.clashes.get("width") or comparison.strays.get("absent") or comparison.strays.get("layer")
+    )
+    if not (lost or misfit):
+        return facts.lacking(Missing("the base fits, so no other was looked for"), Candidates)
+    return facts.adding(candidates(facts.get(AdapterTensors), facts.get(AdapterConfig)))
 
 
 def _with_modules(facts: Facts, static: bool, cache: bool, model_class: str | None) -> Facts:

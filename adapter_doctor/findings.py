@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -44,3 +45,9 @@ class Undecided(Exception):
 def some(names: object, most: int = 3) -> tuple[str, ...]:
     """The first few of ``names`` in their own order, as examples for a :class:`Hit`."""
     return tuple(str(name) for name, _ in zip(names, range(most), strict=False))  # type: ignore[call-overload]
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Names in a sentence: the first few, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

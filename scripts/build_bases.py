@@ -36,6 +36,7 @@ _NO_SHAPE = re.compile(
 )
 _COLLECTED = "config.json as published at https://huggingface.co/{}"
 _UNSLOTH = "unsloth/models/mapper.py of https://github.com/unslothai/unsloth (2026.10.9)"
+_RENAMED = "the repository's former name: huggingface.co redirects it"
 _LITGPT = "litgpt/config.py of https://github.com/Lightning-AI/litgpt (0.5.13)"
 # Of litgpt's list: a value that is not the published one, or a base that nobody else names.
 _LEFT_OUT = re.compile(r"garage-bAInd/|Trelis/|FreeWilly|Mistral-7B-v0.2$|stablecode-|/Mixtral-8x22B-v0.1$")
@@ -58,6 +59,8 @@ def collect(configs: Path, litgpt: Path, unsloth: Path) -> None:
             facts[name] = {"source": source, "config": config}
     for name, original in copies(unsloth, set(facts)):
         facts[name] = {"source": _UNSLOTH, "copy_of": original}
+    for name in [name for name in facts if name.startswith("meta-llama/Meta-Llama-3.1-")]:
+        facts.setdefault(name.replace("Meta-", "", 1), {"source": _RENAMED, "copy_of": name})
     lines = [json.dumps({"id": name, **facts[name]}, sort_keys=True) for name in sorted(facts, key=str.lower)]
     FACTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{FACTS}: {len(lines)} bases")

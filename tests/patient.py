@@ -40,6 +40,7 @@ from typing import Any
 
 from adapter_doctor import facts as facts_module
 from adapter_doctor.comparison import compare
+from adapter_doctor.derive import with_candidates
 from adapter_doctor.facts import (
     AdapterConfig,
     AdapterFolder,
@@ -155,7 +156,7 @@ def patient(changes: Mapping[str, Any] | None = None) -> Facts:
     facts = _adapter(Facts(), config, _tensors(config, base_config, changes), changes)
     facts = _base(facts, base_config, modules, changes)
     facts = facts.adding(_environment(changes))
-    facts = _without(_derived(_without(facts, absent), changes, absent), absent)
+    facts = _without(with_candidates(_derived(_without(facts, absent), changes, absent)), absent)
     others = [patient(other) for other in changes.get("beside", ())]
     serving = with_serving(facts, asked(changes.get("engines", ())), BASE, others)
     facts = facts.adding(serving.known[Serving] if changes.get("engines") else Serving())

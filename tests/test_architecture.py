@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sources": {"errors", "reference"},
     "gather": _PURE | {"errors", "reference", "sources"},
     "loading": _PURE | {"errors", "sources", "gather"},
-    "derive": _PURE | {"errors", "reference", "sources", "gather", "loading", "comparison", "placement"},
+    "derive": _PURE | {"errors", "reference", "sources", "gather", "loading", "comparison", "placement", "identity"},
 }
 FIRST_PARTIES_OF_NOBODY = {"doctor", "cli"}  # they may import everything; only `cli` may import `cli`
 # Exceptions, each with its reason.

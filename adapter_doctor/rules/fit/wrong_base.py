@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import AdapterConfig, BaseFolder, Comparison
-from adapter_doctor.findings import Hit, Severity, some
-from adapter_doctor.formats.base_names import same_base
+from adapter_doctor.facts import AdapterConfig, BaseFolder, Candidates, Comparison, Missing
+from adapter_doctor.findings import Hit, Severity, listed, some
+from adapter_doctor.formats.base_names import is_local_path, same_base
+from adapter_doctor.knowledge.bases import copies, known_as
 from adapter_doctor.rules import rule
 
 
@@ -30,7 +31,9 @@ from adapter_doctor.rules import rule
         "AD220",
     ),
 )
-def wrong_base(config: AdapterConfig, comparison: Comparison, base: BaseFolder) -> Iterator[Hit]:
+def wrong_base(
+    config: AdapterConfig, comparison: Comparison, base: BaseFolder, candidates: Candidates | Missing
+) -> Iterator[Hit]:
     """The adapter was made for another base model.
 
     ## Why it matters
@@ -49,8 +52,7 @@ def wrong_base(config: AdapterConfig, comparison: Comparison, base: BaseFolder) 
     agreeing = [one for one in comparison.dimensions if one.agrees]
     told = "; ".join(f"{one.name} {one.in_adapter} against {one.in_base}" for one in apart)
     same = f"; {', '.join(one.name for one in agreeing)} agree" if agreeing else ""
-    known = config.base_name and not same_base(config.base_name, base.reference)
-    named = f"use the base that the adapter names: {config.base_name}" if known else None
+    named = _cure(config.base_name, base.reference, candidates if isinstance(candidates, Candidates) else Candidates())
     other_reasons = (
         "wrapper",
         "double-prefix",
@@ -78,3 +80,18 @@ def wrong_base(config: AdapterConfig, comparison: Comparison, base: BaseFolder) 
             examples=some(absent),
             fix=named,
         )
+
+
+def _cure(name: str, given: str, candidates: Candidates) -> str | None:
+    """Which base to take: the one that the adapter names if it is another, else those whose sizes the tensors have."""
+    fitting = candidates.exact or candidates.but_vocabulary
+    means = known_as(name) if name else None
+    if name and not same_base(name, given):
+        local = is_local_path(name)
+        what = f"{means or 'the folder'}, by the path {name!r}" if local else name
+        proof = "; the tensors have its sizes" if copies().get(means or "", means) in fitting else ""
+        return f"use the base that the adapter names: {what}{proof}"
+    if not fitting:
+        return None
+    but = "" if candidates.exact else ", but for the vocabulary"
+    return f"use the base of the training: the tensors have the sizes of {listed(fitting)}{but}"
