@@ -8,13 +8,16 @@ if TYPE_CHECKING:
     from adapter_doctor.doctor import check, inspect, load
     from adapter_doctor.errors import DoctorError
     from adapter_doctor.inspection import Inspection
+    from adapter_doctor.publish.gate import upload
+    from adapter_doctor.publish.guard import guard
     from adapter_doctor.report import AdapterError, Report
 
 __version__ = "0.1.0"
-__all__ = ["AdapterError", "DoctorError", "Inspection", "Report", "check", "inspect", "load"]
+__all__ = ["AdapterError", "DoctorError", "Inspection", "Report", "check", "guard", "inspect", "load", "upload"]
 
 _HOMES = {
-    "check": "doctor", "inspect": "doctor", "load": "doctor", "DoctorError": "errors", "Inspection": "inspection",
+    "check": "doctor", "inspect": "doctor", "load": "doctor", "upload": "publish.gate", "guard": "publish.guard",
+    "DoctorError": "errors", "Inspection": "inspection",
     "AdapterError": "report", "Report": "report",
 }  # fmt: skip
 

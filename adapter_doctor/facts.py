@@ -596,6 +596,62 @@ class Serving:
     clashes: tuple[str, ...] = ()
 
 
+# ------------------------------------------------------------------------------------------------- the upload
+
+
+@dataclass(frozen=True, slots=True)
+class UploadContents:
+    """The files that an upload would send, and those it leaves out.
+
+    ``files`` maps names to sizes in bytes; ``included`` maps those among them that are no part of an adapter, and
+    ``left_out`` those that stay here, to what they are.
+    """
+
+    files: Mapping[str, int]
+    included: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """``README.md`` as a model card: its metadata as written, and ``trouble`` where they cannot be read."""
+
+    present: bool
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    trouble: str = ""
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """The strings under a key, be it one or a list of them."""
+        value = self.metadata.get(key)
+        return tuple(one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one)
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A token or key in a text file: where, of which kind, and what may be shown of it."""
+
+    file: str
+    line: int
+    kind: str
+    masked: str
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The secrets in the text files that an upload would send; ``unread`` could not be searched whole."""
+
+    found: tuple[Secret, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BaseAccess:
+    """What somebody without a token meets at the base that the config names: ``public``, ``gated`` or ``absent``."""
+
+    reference: str
+    state: Literal["public", "gated", "absent"]
+
+
 Fact = TypeVar("Fact")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from adapter_doctor.diagnosis import Diagnosis, Finding, diagnose
-from adapter_doctor.engine import Outcome
+from adapter_doctor.engine import Fired, Outcome
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
     AdapterConfig,
@@ -186,3 +186,17 @@ def _rank(config: AdapterConfig | Missing) -> int | None:
         return None
     value = config.get("r", config.get("init_r"))
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def extended(
+    report: Report, outcomes: Iterable[Outcome], suppressed: tuple[Suppressed, ...], notes: tuple[str, ...] = ()
+) -> Report:
+    """The report with the outcomes of further rules: the cause may be another one then."""
+    old = report.diagnosis
+    fired = (Fired(one.rule, one.hits) for one in old.findings)
+    return replace(
+        report,
+        diagnosis=diagnose((*fired, *old.unknown, *old.crashed, *outcomes)),
+        suppressed=(*report.suppressed, *suppressed),
+        notes=(*report.notes, *notes),
+    )

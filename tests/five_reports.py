@@ -46,13 +46,22 @@ CHANGES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# The rules of these reports, so that a new one does not change every golden file.
+CODES = (
+    "AD001", "AD003", "AD101", "AD103", "AD107", "AD108", "AD115", "AD119", "AD203", "AD206", "AD210", "AD211", "AD212",
+    "AD213", "AD302", "AD304", "AD306", "AD307", "AD311", "AD314", "AD315", "AD401", "AD501", "AD502", "AD503", "AD505",
+)  # fmt: skip
+
+
 @cache
 def report(name: str) -> Report:
     """The report of this name."""
     facts = patient(CHANGES[name]).lacking(
         Missing("there is no base to look at"), Fit, Comparison, BaseModules, LoadOutcome
     )
-    rules = [_crashing(rule) if (name, rule.code) == ("crashed-rule", "AD211") else rule for rule in rules_of()]
+    rules = [rule for rule in rules_of() if rule.code in CODES]
+    if name == "crashed-rule":
+        rules = [_crashing(rule) if rule.code == "AD211" else rule for rule in rules]
     reasons = {"AD302": f"kept for the old server {HOSTILE}"} if name == "hostile-strings" else {}
     outcomes, suppressed = suppress(judge(rules, facts), reasons, frozenset())
     reference = CHANGES[name].get("base_folder", {}).get("reference", "example/tiny-llama")

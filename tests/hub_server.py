@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, unquote
 
 import pytest
@@ -169,14 +169,14 @@ class HubServer:
         self._faults: list[tuple[re.Pattern[str], str | None, Fault]] = []
         self._server = uvicorn.Server(
             uvicorn.Config(
-                Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "HEAD", "POST"])]),
+                Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "HEAD", "POST", "PUT"])]),
                 host="127.0.0.1", port=0, log_config=None, log_level="critical", lifespan="off", ws="none",
                 timeout_graceful_shutdown=1,
             )
         )  # fmt: skip
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
-    def __enter__(self) -> HubServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         while not self._server.started:
             time.sleep(0.005)

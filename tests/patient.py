@@ -19,6 +19,7 @@ stand in `tests/rules/*.toml`:
     measured = true, or {NAME = SHAPE}      what PEFT finds places for, where the forecast cannot tell
     refusal.{stage,error,message}   PEFT raises
     load.*, run.*                   fields of LoadOutcome and RunOutcome, as they are told by the load alone
+    upload.{files,included,left_out}, card.{present,metadata,trouble}, secrets = [...], access = STATE    for uploads
     missing = ["FACT"]              facts that are not known
     waived = ["FACT"]               facts that the user asked not to look for, as with `--load no`
     engines = ["ENGINE@VERSION"]    the engines asked for with `--for`
@@ -45,6 +46,7 @@ from adapter_doctor.facts import (
     AdapterConfig,
     AdapterFolder,
     AdapterTensors,
+    BaseAccess,
     BaseCheckpoint,
     BaseConfig,
     BaseCopies,
@@ -59,14 +61,18 @@ from adapter_doctor.facts import (
     Fit,
     LoadOutcome,
     Missing,
+    ModelCard,
     Module,
     PickleScan,
     Refusal,
     RunOutcome,
+    Secret,
+    Secrets,
     Serving,
     Shape,
     TensorInfo,
     TensorValues,
+    UploadContents,
     ValueSummary,
     WeightsFiles,
 )
@@ -112,6 +118,10 @@ VERSIONS: Mapping[str, str] = {
 
 PEAK = 0.0625
 README, TOKENIZER = f"---\nbase_model: {BASE}\nlibrary_name: peft\n---\n", "{}"
+CARD: Mapping[str, Any] = {
+    "base_model": BASE, "library_name": "peft", "license": "apache-2.0", "pipeline_tag": "text-generation",
+    "tags": ["lora"],
+}  # fmt: skip
 _HEALTHY = ValueSummary(PEAK)
 _KINDS = {
     "zero": ValueSummary(0.0),
@@ -123,7 +133,7 @@ _SECTIONS = frozenset(
     {
         "config", "base", "trained", "retrained", "remove", "null", "tensors", "values", "weights", "pickle",
         "config_text", "config_file", "folder", "base_folder", "modules", "environment", "copies", "measured",
-        "refusal", "load", "run", "missing", "waived", "engines", "beside",
+        "refusal", "load", "run", "upload", "card", "secrets", "access", "missing", "waived", "engines", "beside",
     }
 )  # fmt: skip
 _KEYS = {
@@ -155,7 +165,7 @@ def patient(changes: Mapping[str, Any] | None = None) -> Facts:
     modules = _modules(base_config, config.task_type, changes.get("modules", {}))
     facts = _adapter(Facts(), config, _tensors(config, base_config, changes), changes)
     facts = _base(facts, base_config, modules, changes)
-    facts = facts.adding(_environment(changes))
+    facts = facts.adding(_environment(changes), *_upload(changes))
     facts = _without(with_candidates(_derived(_without(facts, absent), changes, absent)), absent)
     others = [patient(other) for other in changes.get("beside", ())]
     serving = with_serving(facts, asked(changes.get("engines", ())), BASE, others)
@@ -417,6 +427,18 @@ def _environment(changes: Mapping[str, Any]) -> Environment:
     versions = _edited(VERSIONS, "environment", changes.get("environment", {}), changes)
     python = versions.pop("python")
     return Environment(python, {name: versions.get(name) for name in (*PACKAGES, *versions)})
+
+
+def _upload(changes: Mapping[str, Any]) -> tuple[object, ...]:
+    upload, card = changes.get("upload", {}), changes.get("card", {})
+    files = {CONFIG_FILE: 1_000, WEIGHTS_FILE: 60_000, "README.md": len(README), **upload.get("files", {})}
+    found = tuple(Secret(**one) for one in changes.get("secrets", ()))
+    return (
+        UploadContents(files, upload.get("included", {}), upload.get("left_out", {})),
+        ModelCard(**{"present": True, "metadata": dict(CARD), **card}),
+        Secrets(found),
+        BaseAccess(BASE, changes.get("access", "public")),
+    )
 
 
 # ------------------------------------------------------------------------------------------------- what follows

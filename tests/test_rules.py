@@ -18,7 +18,7 @@ from adapter_doctor.diagnosis import diagnose
 from adapter_doctor.engine import Clear, Crashed, Fired, Outcome, Unknown, judge
 from adapter_doctor.facts import AdapterTensors, Facts, LoadOutcome, Missing
 from adapter_doctor.findings import Hit, Severity
-from adapter_doctor.rules import Rule, all_rules
+from adapter_doctor.rules import OWN_COMMANDS, Rule, all_rules, rules_of
 
 CASES = Path(__file__).parent / "rules"
 RULES = {rule.name: rule for rule in all_rules()}
@@ -64,7 +64,7 @@ def test_rule_fires_on_a_sick_case_with_exactly_these_messages(rule: Rule[...], 
 
 @pytest.mark.parametrize(("rule", "case"), cases("sick"))
 def test_no_other_error_stands_beside_the_one_that_is_meant(rule: Rule[...], case: Case) -> None:
-    outcomes = judge(all_rules(), facts_of(case))
+    outcomes = judge(rules_of(OWN_COMMANDS.get(rule.code[2], "check")), facts_of(case))
     diagnosis = diagnose(outcomes)
     alone = {
         one.rule.code

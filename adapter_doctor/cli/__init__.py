@@ -11,6 +11,7 @@ from adapter_doctor.cli.check import check
 from adapter_doctor.cli.explain import explain
 from adapter_doctor.cli.inspect import inspect
 from adapter_doctor.cli.rules import rules
+from adapter_doctor.cli.upload import upload
 
 app = typer.Typer(
     name="adapter-doctor",
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(check)
 app.command()(inspect)
+app.command()(upload)
 app.command()(rules)
 app.command()(explain)
 

@@ -52,7 +52,7 @@ def explain(error: BaseException, request: Request) -> Unreachable:
 
     The sentence holds no token.
     """
-    chain = list(_chain(error))
+    chain = list(chain_of(error))
     for one in chain:
         if isinstance(one, Unreachable):
             return one
@@ -100,7 +100,8 @@ def explain(error: BaseException, request: Request) -> Unreachable:
 _UNRESOLVED = re.compile(r"getaddrinfo|Name or service not known|nodename nor servname|name resolution|NameResolution")
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came from."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,0 +1,1 @@
+"""Publishing an adapter: what would be sent, whether it may be, and the sending itself."""
