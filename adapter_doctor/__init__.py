@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from adapter_doctor.doctor import check, inspect, load
     from adapter_doctor.errors import DoctorError
+    from adapter_doctor.fixing import fix
     from adapter_doctor.inspection import Inspection
     from adapter_doctor.publish.gate import upload
     from adapter_doctor.publish.guard import guard
+    from adapter_doctor.repair.outcome import Repair
     from adapter_doctor.report import AdapterError, Report
 
 __version__ = "0.1.0"
-__all__ = ["AdapterError", "DoctorError", "Inspection", "Report", "check", "guard", "inspect", "load", "upload"]
+__all__ = [
+    "AdapterError", "DoctorError", "Inspection", "Repair", "Report", "check", "fix", "guard", "inspect", "load",
+    "upload",
+]  # fmt: skip
 
 _HOMES = {
-    "check": "doctor", "inspect": "doctor", "load": "doctor", "upload": "publish.gate", "guard": "publish.guard",
-    "DoctorError": "errors", "Inspection": "inspection",
+    "check": "doctor", "fix": "fixing", "guard": "publish.guard", "inspect": "doctor", "load": "doctor",
+    "upload": "publish.gate", "DoctorError": "errors", "Inspection": "inspection", "Repair": "repair.outcome",
     "AdapterError": "report", "Report": "report",
 }  # fmt: skip
 

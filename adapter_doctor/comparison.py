@@ -147,7 +147,7 @@ def _reason(one: AdapterKey, base: BaseModules) -> str | None:
         return "double-prefix" if inner in base.modules else None
     bare = unwrapped(module)
     if bare != module and module not in base.modules:
-        if bare.startswith(PREFIX):
+        while bare.startswith(PREFIX):
             bare = bare[len(PREFIX) :]
         return "wrapper" if bare in base.modules else None
     if module in base.modules:

@@ -112,11 +112,11 @@ def _with_copies(facts: Facts, adapter: Source, base: Source | None) -> Facts:
         return facts.adding(BaseCopies(unread=frozenset(copies)))
     from adapter_doctor.gather.values import compare_with_base
 
-    names = {key: _checkpoint_name(key, checkpoint) for key in copies}
+    names = {key: checkpoint_name(key, checkpoint) for key in copies}
     return facts.adding(compare_with_base(weights, copies, folder, checkpoint, names))
 
 
-def _checkpoint_name(key: str, checkpoint: BaseCheckpoint) -> str:
+def checkpoint_name(key: str, checkpoint: BaseCheckpoint) -> str:
     """The name in the base's checkpoint of the weight that a key in the adapter would overwrite."""
     name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
     if name in checkpoint.tensors:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from adapter_doctor import reference as references
@@ -101,11 +103,63 @@ def check(
     rules, engines_asked = chosen_rules(select, reasons), asked(engines)
     if beside and not engines_asked:
         raise DoctorError("adapters are served together by an engine, and none is named", "add --for ENGINE")
+    found = examine(
+        base, adapter, load=load, run=run, model_class=model_class, trust_remote_code=trust_remote_code, values=values,
+        time_limit=time_limit, python=python, cache=cache, base_revision=base_revision,
+        adapter_revision=adapter_revision, subfolder=subfolder, token=token, offline=offline, child=child,
+        progress=progress,
+    )  # fmt: skip
     opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
-    adapter_source, notes = open_source(str(adapter), adapter_revision, subfolder, **opening)
+    others = [gather_adapter(open_source(str(one), None, None, **opening)[0], Facts()) for one in beside]
+    served = with_serving(found.facts, engines_asked, found.reference or "BASE", others)
+    return judged(replace(found, facts=served), rules, reasons, baseline)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What one examination gathered, before it is judged; ``base`` is None for a model in memory and where none is named."""
+
+    facts: Facts
+    adapter: Source
+    base: Source | None
+    reference: str
+    notes: tuple[str, ...]
+
+
+def examine(
+    base: str | Path | torch.nn.Module | Source | None,
+    adapter: str | Path | Source,
+    *,
+    load: Load = "skeleton",
+    run: bool = False,
+    model_class: str | None = None,
+    trust_remote_code: bool = False,
+    values: bool = True,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+    python: str | None = None,
+    cache: bool = True,
+    base_revision: str | None = None,
+    adapter_revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    child: LoadingChild | None = None,
+    progress: Callable[[str], None] | None = None,
+    header_above: int | None = None,
+) -> Examination:
+    """Gather every fact about ``adapter`` and ``base``; the options are those of :func:`check`.
+
+    Both may be sources that are open already. Weights of more than ``header_above`` bytes are loaded by their header
+    alone, without their values: where they land is the same, and it takes no memory.
+
+    Raises:
+        DoctorError: a reference means nothing.
+    """
+    opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
+    adapter_source, notes = _opened(adapter, adapter_revision, subfolder, opening)
     base_source: Source | None = None
     if base is not None and not _in_memory(base):
-        base_source, more = open_source(str(base), base_revision, None, **opening)
+        base_source, more = _opened(base, base_revision, None, opening)
         notes += more
     static = load == "no"
     _prepare(adapter_source, base_source, static)
@@ -126,23 +180,36 @@ def check(
             facts = facts.lacking(
                 Missing("the headers of the base's weights were not asked for", waived=True), BaseCheckpoint
             )
-        options = {"model_class": model_class, "trust_remote_code": trust_remote_code, "values": values}
+        options = {
+            "model_class": model_class, "trust_remote_code": trust_remote_code, "values": values,
+            "header_above": header_above,
+        }  # fmt: skip
         facts = load_in_child(
             base_source, adapter_source, facts, load, run, options, time_limit, python, child, progress, cache
         )
     facts = facts.lacking(Missing("the forward pass was not reached") if run else waived("no --run"), RunOutcome)
     facts = derive(facts, adapter_source, base_source, static=static, cache=cache, model_class=model_class)
-    others = [gather_adapter(open_source(str(one), None, None, **opening)[0], Facts()) for one in beside]
     notes += [
         f"{source.reference} has moved to {source.renamed_to}: name it so"
         for source in (base_source, adapter_source)
         if source is not None and source.renamed_to
     ]
     reference = type(base).__name__ if _in_memory(base) else base_source.reference if base_source else ""
-    facts = with_serving(facts, engines_asked, reference or "BASE", others)
+    return Examination(facts, adapter_source, base_source, reference, tuple(notes))
+
+
+def judged(
+    found: Examination,
+    rules: tuple[Rule[...], ...] | None = None,
+    reasons: Mapping[str, str] = MappingProxyType({}),
+    baseline: Known = frozenset(),
+) -> Report:
+    """The report of an examination by ``rules``, or by all there are; ``reasons`` and ``baseline`` are of :func:`check`."""
+    rules = rules_of() if rules is None else rules
     left_out = [Unknown(rule, "at your request (--select)", True) for rule in rules_of() if rule not in rules]
+    facts = with_serving(found.facts, (), found.reference)  # no engine, where none was asked before
     outcomes, suppressed = suppress(judge(rules, facts), reasons, baseline)
-    return build((*outcomes, *left_out), facts, reference, tuple(notes), suppressed)
+    return build((*outcomes, *left_out), facts, found.reference, found.notes, suppressed)
 
 
 def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any) -> peft.PeftModel:
@@ -240,6 +307,15 @@ def open_source(
     from adapter_doctor.sources.hub import HubSource
 
     return HubSource(parsed, **opening), notes
+
+
+def _opened(
+    given: object, revision: str | None, subfolder: str | None, opening: dict[str, Any]
+) -> tuple[Source, list[str]]:
+    """The source that was given, or that its name opens."""
+    if isinstance(given, (str, Path)):
+        return open_source(str(given), revision, subfolder, **opening)
+    return given, []  # type: ignore[return-value]  # a Source, which is a protocol
 
 
 def _prepare(adapter: Source | None, base: Source | None, static: bool) -> None:

@@ -128,13 +128,18 @@ class WeightsFiles:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor as its file describes it: safetensors' dtype name, shape, and the byte range of its values."""
+    """One tensor as its file describes it: safetensors' dtype name, shape, and the byte range of its values.
+
+    ``axes`` is the order in which the axes lie in the file, slowest first, where it is not their own: torch saves a
+    transposed tensor as it lay in memory.
+    """
 
     dtype: str
     shape: Shape
     start: int = 0
     end: int = 0
     file: str = ""
+    axes: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapter_doctor.facts import AdapterTensors, ValueSummary
+from adapter_doctor.formats.bit_patterns import PATTERNS
 from adapter_doctor.formats.safetensors_header import header_length, parse_header
 from adapter_doctor.formats.torch_pickle import read_listing
-from adapter_doctor.gather import values as values_module
 from adapter_doctor.gather.values import CHUNK, compare_with_base, gather_values
 
 FLOATS: dict[str, torch.dtype] = {
@@ -346,4 +346,4 @@ def test_memory_does_not_grow_where_much_is_odd(tmp_path: Path) -> None:
 
 def test_chunks_are_whole_elements_of_every_width() -> None:
     assert [CHUNK % kind.itemsize for kind in FLOATS.values()] == [0] * len(FLOATS)
-    assert set(values_module._PATTERNS) == set(FLOATS)
+    assert set(PATTERNS) == set(FLOATS)

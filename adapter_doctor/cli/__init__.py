@@ -9,6 +9,7 @@ import typer
 
 from adapter_doctor.cli.check import check
 from adapter_doctor.cli.explain import explain
+from adapter_doctor.cli.fix import fix
 from adapter_doctor.cli.inspect import inspect
 from adapter_doctor.cli.rules import rules
 from adapter_doctor.cli.upload import upload
@@ -23,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(check)
+app.command()(fix)
 app.command()(inspect)
 app.command()(upload)
 app.command()(rules)

@@ -318,7 +318,14 @@ class _Machine:
         if not start or not width or not _dense(shape, stride):
             return info
         begin = start + offset * width
-        return TensorInfo(dtype, shape, begin, begin + info.count * width, self.file)
+        return TensorInfo(dtype, shape, begin, begin + info.count * width, self.file, _axes(shape, stride))
+
+
+def _axes(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+    """The order of a dense tensor's axes in memory, slowest first; empty where it is their own."""
+    order = tuple(sorted(range(len(shape)), key=lambda axis: (shape[axis] != 1, stride[axis]), reverse=True))
+    real = [axis for axis in order if shape[axis] != 1]
+    return order if real != sorted(real) else ()
 
 
 def _dense(shape: tuple[int, ...], stride: Any) -> bool:

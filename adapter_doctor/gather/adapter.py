@@ -88,7 +88,7 @@ def _gather_weights(source: Source, facts: Facts) -> Facts:
         return facts.adding(WeightsFiles(None, others)).lacking(why, AdapterTensors, PickleScan)
     try:
         if chosen == SAFETENSORS:
-            facts = facts.adding(_read_safetensors(source, files[chosen]), PickleScan(""))
+            facts = facts.adding(read_safetensors(source, files[chosen]), PickleScan(""))
         else:
             facts = facts.adding(*_read_pickle(source, files[chosen]))
     except (safetensors_header.BadHeader, torch_pickle.BadPickle) as trouble:
@@ -112,33 +112,47 @@ def _second_file(source: Source, size: int) -> FileState:
     if path is None or first is None:
         return FileState(PICKLE, "ok", size=size)
     try:
-        mine = _read_safetensors(source, source.files()[SAFETENSORS]).tensors
+        mine = read_safetensors(source, source.files()[SAFETENSORS]).tensors
         with path.open("rb") as file:
             theirs = torch_pickle.read_listing(file, size, PICKLE).tensors()
         if {name: one.shape for name, one in mine.items()} != {name: one.shape for name, one in theirs.items()}:
             return FileState(PICKLE, "differs", "holds tensors of other names or shapes", size)
         pairs = [(info, theirs[name]) for name, info in mine.items() if info.dtype == theirs[name].dtype]
-        if not all(same_bytes(first, one, path, other) for one, other in pairs if other.start):
+        if not all(same_bytes(first, one, path, other) for one, other in pairs if other.start and not other.axes):
             return FileState(PICKLE, "differs", "holds other values", size)
     except (safetensors_header.BadHeader, torch_pickle.BadPickle, Unreachable, OSError):
         return FileState(PICKLE, "unreadable", "cannot be read", size)  # PEFT does not look at it either
     return FileState(PICKLE, "ok", size=size)
 
 
-def _read_safetensors(source: Source, size: int) -> AdapterTensors:
-    length = safetensors_header.header_length(source.read(SAFETENSORS, 0, 64), size)
-    header = safetensors_header.parse_header(source.read(SAFETENSORS, 8, length), size, SAFETENSORS)
-    return AdapterTensors(SAFETENSORS, header.tensors, header.metadata)
+def read_safetensors(source: Source, size: int, name: str = SAFETENSORS) -> AdapterTensors:
+    """The tensors of a safetensors file.
+
+    Raises:
+        Unreachable, BadHeader: it cannot be read.
+    """
+    length = safetensors_header.header_length(source.read(name, 0, 64), size)
+    header = safetensors_header.parse_header(source.read(name, 8, length), size, name)
+    return AdapterTensors(name, header.tensors, header.metadata)
 
 
-def _read_pickle(source: Source, size: int) -> tuple[object, ...]:
-    path = source.fetch_all([PICKLE])[PICKLE]
+def read_listing(source: Source, size: int, name: str = PICKLE) -> torch_pickle.Listing:
+    """What a torch file holds, without unpickling it.
+
+    Raises:
+        Unreachable, BadPickle: it cannot be read.
+    """
+    path = source.fetch_all([name])[name]
     try:
         file = path.open("rb")
     except OSError as error:
         raise Unreachable(error.strerror or "it cannot be opened") from None
     with file:
-        listing = torch_pickle.read_listing(file, size, PICKLE)
+        return torch_pickle.read_listing(file, size, name)
+
+
+def _read_pickle(source: Source, size: int) -> tuple[object, ...]:
+    listing = read_listing(source, size)
     scan = PickleScan(PICKLE, listing.unexpected, _dangerous(listing) if listing.unexpected else ())
     if listing.unexpected:
         # The tensors of a file that runs code on loading are not worth a judgement: it must not be loaded at all.

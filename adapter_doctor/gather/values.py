@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapter_doctor.facts import AdapterTensors, BaseCheckpoint, BaseCopies, TensorInfo, TensorValues, ValueSummary
+from adapter_doctor.formats.bit_patterns import PATTERNS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,17 +16,6 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 """Bytes looked at in one go: what a core's cache holds, so that memory does not grow with the file."""
 
-# dtype: unsigned integer of the same width, mask without the sign bit, smallest pattern that is not finite, and
-# smallest that is NaN. With the sign masked off, IEEE patterns order as their magnitudes do, so one integer maximum
-# answers "all zero?" and "all finite?" at once. float8_e4m3fn has no infinity and one NaN.
-_PATTERNS: Mapping[str, tuple[str, int, int, int]] = {
-    "F64": ("u8", 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000, 0x7FF0_0000_0000_0001),
-    "F32": ("u4", 0x7FFF_FFFF, 0x7F80_0000, 0x7F80_0001),
-    "F16": ("u2", 0x7FFF, 0x7C00, 0x7C01),
-    "BF16": ("u2", 0x7FFF, 0x7F80, 0x7F81),
-    "F8_E5M2": ("u1", 0x7F, 0x7C, 0x7D),
-    "F8_E4M3": ("u1", 0x7F, 0x7F, 0x7F),
-}
 _WIDTH = {
     "I64": "i8",
     "U64": "u8",
@@ -59,7 +49,7 @@ def gather_values(path: Path, tensors: AdapterTensors) -> TensorValues:
 def _summary(view: mmap.mmap, info: TensorInfo) -> ValueSummary:
     import numpy as np
 
-    width, mask, first_odd, first_nan = _PATTERNS.get(info.dtype, (_WIDTH.get(info.dtype, "u1"), -1, -1, -1))
+    width, mask, first_odd, first_nan = PATTERNS.get(info.dtype, (_WIDTH.get(info.dtype, "u1"), -1, -1, -1))
     kind = np.dtype("<" + width)
     peak = nan = infinite = 0
     ones = info.dtype in _ONES

@@ -6,6 +6,7 @@ be installed, and what is installed does not change an answer.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping
@@ -15,6 +16,15 @@ from pathlib import Path
 from typing import Any
 
 Targets = list[str] | str
+
+FOR_TRAINING = frozenset(
+    {
+        "auto_mapping", "corda_config", "eva_config", "init_lora_weights", "init_weights", "loftq_config",
+        "lora_ga_config", "megatron_core", "peft_version", "qalora_group_size", "rank_dropout_scale", "revision",
+        "runtime_config", "tokenizer_kwargs", "velora_config",
+    }
+)  # fmt: skip
+"""Fields of configs that only training, or the record of it, reads: a load without them gives the same model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,10 @@ class FieldSpan:
         """Whether a release, one of :func:`releases`, has the field."""
         order = releases().index
         return order(self.first) <= order(release) <= order(self.last or releases()[-1])
+
+    def is_default(self, value: Any) -> bool:
+        """Whether a value is what PEFT takes where the field is absent, in any release; empty stands for empty."""
+        return any(_stands_for(value, text) for _, text in self.defaults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +321,20 @@ def _of_model(targets: dict[str, Targets] | str | None, model_type: str) -> Targ
 def later(version: str, than: str) -> bool:
     """Whether one release comes after another, by their numbers; a version without numbers comes first."""
     return _numbers(version) > _numbers(than)
+
+
+def _stands_for(value: Any, text: str) -> bool:
+    """Whether a value is the one that the text of a default, as in :class:`FieldSpan`, makes."""
+    if text.startswith("factory:"):
+        return not value and not isinstance(value, (int, float))
+    try:
+        default = ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # an enum's member, such as PromptTuningInit.RANDOM
+        return isinstance(value, str) and value == text.rpartition(".")[2]
+    if value == default:
+        return True
+    both = (value, default)
+    return not any(both) and not any(isinstance(one, (int, float)) and not isinstance(one, bool) for one in both)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -98,8 +98,10 @@ def load_in_child(
 
 
 def header_only(adapter: Source, tensors: AdapterTensors, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The tensors' dtypes and shapes for a load without their values, where these were not wanted and are not here."""
-    if options.get("values", True) or adapter.path(tensors.file) is not None:
+    """The tensors' dtypes and shapes for a load without their values: these are not wanted and not here, or too many."""
+    most = options.get("header_above")
+    many = most is not None and adapter.files().get(tensors.file, 0) > most
+    if not many and (options.get("values", True) or adapter.path(tensors.file) is not None):
         return None
     return {name: [info.dtype, list(info.shape)] for name, info in tensors.tensors.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +9,6 @@ from adapter_doctor import knowledge
 from adapter_doctor.facts import AdapterConfig, Environment
 from adapter_doctor.findings import Hit, some
 from adapter_doctor.rules.config._values import CONFIG, installed_release, is_before, shown
-
-# Fields that only training, or the record of it, reads: a load without them gives the same model.
-_HARMLESS = frozenset(
-    {
-        "auto_mapping", "corda_config", "eva_config", "init_lora_weights", "init_weights", "loftq_config",
-        "lora_ga_config", "megatron_core", "peft_version", "qalora_group_size", "rank_dropout_scale", "revision",
-        "runtime_config", "tokenizer_kwargs", "velora_config",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +28,10 @@ def newer_fields(config: AdapterConfig, environment: Environment) -> list[NewerF
         return []
     unknown = knowledge.unknown_fields(config.raw, installed)
     return [
-        NewerField(name, config.raw[name], span.first, name in _HARMLESS)
+        NewerField(name, config.raw[name], span.first, name in knowledge.FOR_TRAINING)
         for name, span in unknown.items()
-        if span is not None and is_before(installed, span.first) and not is_default(config.raw[name], span)
+        if span is not None and is_before(installed, span.first) and not span.is_default(config.raw[name])
     ]
-
-
-def is_default(value: Any, span: knowledge.FieldSpan) -> bool:
-    """Whether a value is what PEFT takes where the field is absent, in any release; empty stands for empty."""
-    return any(_stands_for(value, text) for _, text in span.defaults)
-
-
-def _stands_for(value: Any, text: str) -> bool:
-    if text.startswith("factory:"):
-        return not value and not isinstance(value, (int, float))
-    try:
-        default = ast.literal_eval(text)
-    except (ValueError, SyntaxError):  # an enum's member, such as PromptTuningInit.RANDOM
-        return isinstance(value, str) and value == text.rpartition(".")[2]
-    if value == default:
-        return True
-    both = (value, default)
-    return not any(both) and not any(isinstance(one, (int, float)) and not isinstance(one, bool) for one in both)
 
 
 def newer_fields_hit(fields: list[NewerField], environment: Environment, consequence: str) -> Hit:

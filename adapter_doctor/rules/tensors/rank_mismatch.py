@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterConfig, AdapterTensors, Comparison, Missing
 from adapter_doctor.findings import Hit, Severity, some
-from adapter_doctor.formats.adapter_keys import parse
-from adapter_doctor.formats.declared_ranks import rank_of
+from adapter_doctor.formats.declared_ranks import pattern_for, rank_of, ranks_in
 from adapter_doctor.rules import rule
 
 
@@ -37,15 +36,7 @@ def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors, comparison: Co
                 examples=some(clash.key for clash in clashes),
             )
         return
-    ranks: dict[str, int] = {}
-    for name, info in tensors.tensors.items():
-        one = parse(name)
-        if one is None or len(info.shape) < 2 or 0 in info.shape or "experts" in one.module:
-            continue  # LoRA on stacked experts has r times the number of experts
-        if one.parameter in ("lora_A", "lora_embedding_A"):
-            ranks[one.module] = info.shape[0]
-        elif one.parameter in ("lora_B", "lora_embedding_B") and len(info.shape) == 2:
-            ranks.setdefault(one.module, info.shape[1])
+    ranks = ranks_in(tensors)
     wrapped = bool(config.get("target_parameters"))
     wrong: dict[str, tuple[int, int]] = {}
     for module, rank in ranks.items():
@@ -60,7 +51,11 @@ def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors, comparison: Co
         (rank, declared), _ = pairs.most_common(1)[0]
         leaves = sorted({module.rpartition(".")[2] for module in wrong})
         all_same = len(wrong) == len(ranks) and len({rank for rank, _ in wrong.values()}) == 1
-        cure = f"set `r` to {rank}" if all_same else f"set `rank_pattern` to {_pattern(config, ranks, wrong)}"
+        cure = (
+            f"set `r` to {rank}"
+            if all_same
+            else f"set `rank_pattern` to {pattern_for(ranks, wrong, config.get('rank_pattern') or {})}"
+        )
         yield Hit(
             f"rank {rank} in the file, {declared} in the config, for {len(wrong)} of {len(ranks)} modules"
             f" ({', '.join(leaves[:4])})",
@@ -69,17 +64,3 @@ def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors, comparison: Co
             examples=some(wrong),
             fix=f"{cure} in adapter_config.json, and alpha so that alpha / r is what it was in training",
         )
-
-
-def _pattern(config: AdapterConfig, ranks: dict[str, int], wrong: Mapping[str, object]) -> dict[str, int]:
-    """A `rank_pattern` that gives every module its rank: by kind of module where all of a kind agree, else by path."""
-    by_leaf: dict[str, set[int]] = {}
-    for module, rank in ranks.items():
-        by_leaf.setdefault(module.rpartition(".")[2], set()).add(rank)
-    named = {
-        (leaf if len(by_leaf[leaf]) == 1 else module): ranks[module]
-        for module in wrong
-        for leaf in [module.rpartition(".")[2]]
-    }
-    kept = config.get("rank_pattern") or {}
-    return {**named, **{key: rank for key, rank in kept.items() if key not in named}}
