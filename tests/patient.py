@@ -14,6 +14,7 @@ stand in `tests/rules/*.toml`:
     weights.{name,state,detail,size,others}, pickle.{unexpected,dangerous}, config_text, config_file.{state,detail}
     folder.*, base_folder.*         fields of AdapterFolder and BaseFolder; `files` are added to those that are there
     modules.{keep,drop,rename,add,shape,kind,class} edits of the base's modules; and fields of BaseModules
+    base_weights.NAME               the shape of a weight in the base's files, where it is not what its config makes it
     environment.PACKAGE             a version
     copies = KIND                   same, different or unread: tensors named like base weights, against the base's
     measured = true, or {NAME = SHAPE}      what PEFT finds places for, where the forecast cannot tell
@@ -134,6 +135,7 @@ _SECTIONS = frozenset(
         "config", "base", "trained", "retrained", "remove", "null", "tensors", "values", "weights", "pickle",
         "config_text", "config_file", "folder", "base_folder", "modules", "environment", "copies", "measured",
         "refusal", "load", "run", "upload", "card", "secrets", "access", "missing", "waived", "engines", "beside",
+        "base_weights",
     }
 )  # fmt: skip
 _KEYS = {
@@ -408,6 +410,10 @@ def _base(facts: Facts, config: BaseConfig, modules: BaseModules, changes: Mappi
     weights = {
         name: ("F32", shape) for name, shape in modules.parameters() if not (modules.tied and name == "lm_head.weight")
     }
+    for name, shape in changes.get("base_weights", {}).items():
+        if name not in weights:
+            raise ValueError(f"no such weight of the base: {name}")
+        weights[name] = ("F32", tuple(shape))
     first, size = header(weights)
     listing = {
         "config.json": len(json.dumps(config.raw)), "model.safetensors": size, "tokenizer.json": len(TOKENIZER)

@@ -488,7 +488,9 @@ def test_index_that_names_no_shard_is_no_empty_model(index: object, tmp_path: Pa
     (base / INDEX).write_text(json.dumps(index))
 
     assert isinstance(gather_base(source(base), Facts()).get(BaseCheckpoint), Missing)
-    assert check(base, adapter, load="no", cache=False).verdict == "undetermined"
+    cause = check(base, adapter, load="no", cache=False).cause
+    assert cause is not None
+    assert cause.rule.code == "AD011"
 
 
 def test_base_in_a_torch_file_only_is_not_known_without_a_load(tmp_path: Path, adapter: Path) -> None:
@@ -549,13 +551,15 @@ def test_config_of_a_base_of_fifty_megabytes_is_refused(tmp_path: Path) -> None:
     assert "more than the 10,000,000 that are read" in missing.why
 
 
-def test_truncated_weights_of_the_base_leave_its_modules_unknown(tmp_path: Path, adapter: Path) -> None:
+def test_truncated_weights_of_the_base_are_the_cause(tmp_path: Path, adapter: Path) -> None:
     base = save(llama(), tmp_path / "base")
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
 
     assert isinstance(gather_base(source(base), Facts()).get(BaseCheckpoint), Missing)
-    assert check(base, adapter, load="no", cache=False).verdict == "undetermined"
+    cause = check(base, adapter, load="no", cache=False).cause
+    assert cause is not None
+    assert cause.rule.code == "AD011"
 
 
 # ---------------------------------------------------------------------------------------------------------- modules
