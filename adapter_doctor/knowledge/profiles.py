@@ -82,7 +82,8 @@ class Profile:
     """What one engine does with adapters. ``read`` are the versions it was read from, the oldest first.
 
     ``ranks`` are the ranks that the engine lets a user choose as its largest (empty: any); ``methods`` the PEFT types
-    it takes. ``table`` says that architectures are looked up in :func:`vllm_model`.
+    it takes. ``table_since`` says that architectures are looked up in :func:`vllm_model`, whose facts on
+    embeddings hold from that release on.
     """
 
     engine: str
@@ -94,7 +95,7 @@ class Profile:
     scalings: tuple[Scaling, ...] = ()
     serves: tuple[Serves, ...] = ()
     ranks: tuple[int, ...] = ()
-    table: bool = False
+    table_since: str = ""
     commands: tuple[Command, ...] = ()
 
     def answer(self, trait: str, version: str) -> Answer | None:

@@ -35,6 +35,7 @@ TITLES: Mapping[str, str] = {
     "rank-too-large": "a rank beyond the engine's largest",
     "dora": "DoRA",
     "bias": "trained biases of the base (`bias`)",
+    "stray-bias": "biases that the config does not speak of",
     "lora-bias": "`lora_bias`",
     "init-changes-base": "an `init_lora_weights` that changes the base (PiSSA, OLoRA, CorDA, LoftQ)",
     "alora": "aLoRA",
@@ -83,7 +84,7 @@ TITLES: Mapping[str, str] = {
     "quantised": "a quantised base",
     "unseen-base": "a base whose module names are not known",
 }
-"""Every trait, as a reader would call it. ``quantised`` may carry a method: ``quantised:gptq``."""
+"""Every trait, as a reader would call it. A profile may tell kinds of one apart, after a colon: ``quantised:gptq``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from adapter_doctor.facts import BaseModules, Effect, Outlook
-from adapter_doctor.knowledge.profiles import Answer, Profile, Serves, VllmModel, vllm_model
+from adapter_doctor.knowledge.profiles import Answer, Profile, Scaling, Serves, VllmModel, numbers, vllm_model
 from adapter_doctor.serving.case import TITLES, Case, Trait
 from adapter_doctor.serving.scaling import factors, padded
 from adapter_doctor.serving.traits import traits
@@ -100,8 +100,8 @@ class _Values(dict[str, Any]):
 def _of_the_engine(profile: Profile, version: str, case: Case, foreign: bool) -> Iterator[Trait]:
     """Traits that an adapter has only in the eyes of this engine: its architectures, modules, ranks and layouts."""
     classes = ", ".join(case.base.architectures) or case.base.model_type or "?"
-    model = vllm_model(case.base.architectures[0]) if profile.table and case.base.architectures else None
-    if profile.table and model is None:
+    model = vllm_model(case.base.architectures[0]) if profile.table_since and case.base.architectures else None
+    if profile.table_since and model is None:
         yield Trait("unknown-architecture", values={"why": f"{profile.name} has no class {classes} of its own"})
         return
     serves = _serves(profile, case, model)
@@ -112,7 +112,13 @@ def _of_the_engine(profile: Profile, version: str, case: Case, foreign: bool) ->
         return
     if model is not None:
         yield from _experts_layout(model, case)
-    unserved = [module for module in case.pairs if not _served(module, serves, model, case)]
+    ends: list[str] = []
+    if profile.table_since and numbers(version) < numbers(profile.table_since):
+        ends = [one for one in case.pairs if one.rpartition(".")[2] in ("lm_head", "embed_tokens")]
+        if ends:
+            why = f"which classes of {profile.name} take LoRA on embeddings was read from {profile.table_since} on"
+            yield Trait("unknown-architecture", case.names(set(ends)), {"why": why})
+    unserved = [one for one in case.pairs if one not in ends and not _served(one, serves, model, case)]
     if unserved:
         leaves = sorted({module.rpartition(".")[2] for module in unserved})
         values = {
@@ -122,15 +128,9 @@ def _of_the_engine(profile: Profile, version: str, case: Case, foreign: bool) ->
             "served": ", ".join(serves.modules),
         }
         yield Trait("unserved-module", case.names(set(unserved)), values)
-    ranks = [case.rank(module) for module in case.pairs if not module.endswith((".experts", ".experts.base_layer"))]
-    declared = case.config.get("r")
-    patterns = case.config.get("rank_pattern")
-    for value in (declared, *(patterns.values() if isinstance(patterns, dict) else ())):
-        if isinstance(value, int) and not isinstance(value, bool):
-            ranks.append(value)
-    if profile.ranks and ranks and max(ranks) > max(profile.ranks):
-        yield Trait("rank-too-large", values={"rank": max(ranks), "max": max(profile.ranks)})
     scaling = profile.scaling(version)
+    yield from _ranks(profile, scaling, case)
+    declared = case.config.get("r")
     if scaling is not None and scaling.pads and isinstance(declared, int) and 0 < declared != padded(declared):
         kinds = {module.rpartition(".")[2] for module in case.pairs}
         if len(kinds) > 1:
@@ -143,6 +143,21 @@ def _of_the_engine(profile: Profile, version: str, case: Case, foreign: bool) ->
                     "factor": declared / padded(declared),
                 },
             )
+
+
+def _ranks(profile: Profile, scaling: Scaling | None, case: Case) -> Iterator[Trait]:
+    """Ranks beyond the engine's largest: those that it reads in the config, and those that only the tensors have."""
+    if not profile.ranks:
+        return
+    largest = max(profile.ranks)
+    patterns = case.config.get("rank_pattern") if scaling is not None and scaling.rank == "pattern" else None
+    ranks = [case.config.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+    declared = max((one for one in ranks if isinstance(one, int)), default=0)
+    stored = max((case.rank(one) for one in case.pairs if not one.endswith((".experts", ".base_layer"))), default=0)
+    if declared > largest:
+        yield Trait("rank-too-large", values={"rank": declared, "max": largest})
+    elif stored > largest:
+        yield Trait("rank-too-large:tensor", values={"rank": stored, "max": largest})
 
 
 def _serves(profile: Profile, case: Case, model: VllmModel | None) -> Serves | None:

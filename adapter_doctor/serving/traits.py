@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from adapter_doctor import knowledge
 from adapter_doctor.facts import AdapterFolder, BaseCopies, BaseModules, Missing, Module, WeightsFiles
 from adapter_doctor.formats.adapter_keys import PREFIX, adapter_name
+from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.serving.case import Case, Trait
 
 _TOWERS = re.compile(r"(^|\.)(visual|vision\w*|image\w*|audio\w*|multi_modal_projector|mm_projector|connector)(\.|$)")
@@ -93,7 +94,7 @@ def _of_other_tensors(case: Case) -> Iterator[Trait]:
         if isinstance(entry, str):
             kinds[_saved_kind(f"{entry}.weight")].extend(())
     if case.config.get("bias") not in (None, "none"):
-        kinds["bias"].extend(())
+        kinds["bias"] = kinds.pop("stray-bias", [])
     if kinds and isinstance(saved, list) and set(map(str, saved)) - {"classifier", "score"}:
         kinds["modules-to-save"] = []
     rows = case.base.number("vocab_size")
@@ -131,7 +132,7 @@ def _saved_kind(name: str) -> str:
         return "saved-embeddings"
     if "norm" in leaf.lower():
         return "saved-norm"
-    return "bias" if parts[-1] == "bias" else "saved-other"
+    return "stray-bias" if parts[-1] == "bias" else "saved-other"
 
 
 def _of_the_pairs(case: Case) -> Iterator[Trait]:
@@ -140,7 +141,7 @@ def _of_the_pairs(case: Case) -> Iterator[Trait]:
     for module, halves in case.pairs.items():
         leaf = module.rpartition(".")[2]
         if len(halves) == 1:
-            kinds["half-pair"].add(module)
+            kinds["half-pair:unscaled" if _scaled_by_one(case, module) else "half-pair"].add(module)
         expert = _EXPERT.search(f".{module}.")
         if expert:
             kinds["per-expert"].add(module)
@@ -160,13 +161,20 @@ def _of_the_pairs(case: Case) -> Iterator[Trait]:
     count = case.base.number("num_experts", "num_local_experts", "n_routed_experts")
     if any(len(found) < (count or max(found) + 1) for found in experts.values()):
         kinds["expert-gaps"] = set(kinds["per-expert"])
-    plain = set(case.pairs) - kinds["stacked-experts"] - kinds["half-pair"]
+    plain = {module for module, halves in case.pairs.items() if len(halves) == 2} - kinds["stacked-experts"]
     if len({case.rank(module) for module in plain}) > 1:
         kinds["uneven-ranks"] = set()
     kinds |= _incomplete(case)
     for kind, modules in kinds.items():
         if modules or kind == "uneven-ranks":
             yield Trait(kind, case.names(modules), {"module": min(modules, default="")})
+
+
+def _scaled_by_one(case: Case, module: str) -> bool:
+    try:
+        return scaling_of(case.config, module) == 1
+    except (TypeError, ValueError):
+        return False
 
 
 def _incomplete(case: Case) -> dict[str, set[str]]:
