@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adapter_doctor.doctor import check, inspect, load
+    from adapter_doctor.doctor import check, inspect, load, verify_merge
     from adapter_doctor.errors import DoctorError
     from adapter_doctor.fixing import fix
     from adapter_doctor.inspection import Inspection
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AdapterError", "DoctorError", "Inspection", "Repair", "Report", "check", "fix", "guard", "inspect", "load",
-    "upload",
+    "upload", "verify_merge",
 ]  # fmt: skip
 
 _HOMES = {
     "check": "doctor", "fix": "fixing", "guard": "publish.guard", "inspect": "doctor", "load": "doctor",
-    "upload": "publish.gate", "DoctorError": "errors", "Inspection": "inspection", "Repair": "repair.outcome",
+    "upload": "publish.gate", "verify_merge": "doctor", "DoctorError": "errors", "Inspection": "inspection", "Repair": "repair.outcome",
     "AdapterError": "report", "Report": "report",
 }  # fmt: skip
 

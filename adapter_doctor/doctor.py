@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     import peft
     import torch
 
+    from adapter_doctor.merged.verification import Verification
+
 
 def check(
     base: str | Path | torch.nn.Module | None,
@@ -274,6 +276,27 @@ def inspect(
     if base_source is not None:
         facts = gather_base(base_source, facts, weights=False)
     return inspection_of(facts, source.reference, base_source.reference if base_source is not None else None)
+
+
+def verify_merge(
+    base: str | Path,
+    adapter: str | Path,
+    merged: str | Path,
+    *,
+    token: str | None = None,
+    offline: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Verification:
+    """Whether ``merged`` is ``base`` with ``adapter`` in it, told from the values of all three, without torch.
+
+    Raises:
+        DoctorError: a reference means nothing.
+    """
+    from adapter_doctor.merged.verification import verify
+
+    opening = {"token": token, "offline": offline}
+    first, second, third = (open_source(str(one), None, None, **opening)[0] for one in (base, adapter, merged))
+    return verify(first, second, third, progress)
 
 
 def chosen_rules(select: Iterable[str], ignore: Iterable[str], command: str = "check") -> tuple[Rule[...], ...]:

@@ -13,6 +13,7 @@ from adapter_doctor.cli.fix import fix
 from adapter_doctor.cli.inspect import inspect
 from adapter_doctor.cli.rules import rules
 from adapter_doctor.cli.upload import upload
+from adapter_doctor.cli.verify_merge import verify_merge
 
 app = typer.Typer(
     name="adapter-doctor",
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(check)
 app.command()(fix)
+app.command("verify-merge")(verify_merge)
 app.command()(inspect)
 app.command()(upload)
 app.command()(rules)
