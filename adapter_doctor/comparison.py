@@ -19,6 +19,7 @@ from adapter_doctor.facts import (
 )
 from adapter_doctor.formats.adapter_keys import PREFIX, WRAPPERS, AdapterKey, adapter_name, parse
 from adapter_doctor.formats.module_widths import width_in
+from adapter_doctor.formats.patterns import BadPattern, names_matched
 from adapter_doctor.renames import renamed, search
 
 _FUSED = {
@@ -37,6 +38,8 @@ def compare(
     """The comparison; see :class:`adapter_doctor.facts.Comparison` for the reasons it sorts by."""
     parsed = {key: parse(key) for key in tensors}
     strays, rename = _sort_strays(fit, parsed, base, tensors, base_config.model_type)
+    if config is not None and fit.converted:
+        strays = _with_lost(strays, parsed, config)
     clashes = _clashes(fit, base)
     keys = [one for one in parsed.values() if one is not None]
     modules = {one.module for one in keys if one.module}
@@ -61,6 +64,22 @@ def compare(
         shared_modules=sum(1 for name in modules if plain(name) in base.modules),
         adapter_modules=len(modules),
     )
+
+
+def _with_lost(
+    strays: Mapping[str, tuple[str, ...]], parsed: Mapping[str, AdapterKey | None], config: AdapterConfig
+) -> dict[str, tuple[str, ...]]:
+    """``strays`` with those apart that the config does call for: PEFT moved their targets to the stacked experts."""
+    setting = config.get("target_modules")
+    keys = strays.get("switched-off", ())
+    modules = {key: plain(one.module) for key in keys if (one := parsed[key]) is not None and one.parameter}
+    try:
+        called = set(names_matched(setting, modules.values())) if isinstance(setting, (str, list)) else set()
+    except BadPattern:
+        called = set()
+    lost = tuple(key for key in keys if modules.get(key) in called)
+    left = {**strays, "switched-off": tuple(key for key in keys if key not in lost), "unconverted": lost}
+    return {reason: names for reason, names in left.items() if names}
 
 
 def _prompt_dimensions(config: AdapterConfig, base: BaseModules, base_config: BaseConfig) -> tuple[Dimension, ...]:

@@ -486,8 +486,9 @@ class Comparison:
     """The adapter's tensors against the base's modules: why each tensor that finds no place finds none.
 
     ``strays`` maps a reason to the tensors it holds for; each stray tensor is under exactly one reason: ``wrapper``,
-    ``double-prefix``, ``no-prefix``, ``adapter-name``, ``renamed``, ``fused``, ``experts``, ``layer``, ``switched-off``
-    (the base has the module, the config does not call for the tensor), ``absent`` or ``foreign`` (no adapter tensor).
+    ``double-prefix``, ``no-prefix``, ``adapter-name``, ``renamed``, ``fused``, ``experts``, ``unconverted`` (PEFT moved
+    the target to fused experts), ``layer``, ``switched-off`` (the base has the module, the config does not call for the
+    tensor), ``absent`` or ``foreign`` (no adapter tensor).
     ``vacant`` maps a reason to the places without tensor: ``covered`` (a stray tensor belongs there), ``half`` (its
     pair is in the file), ``saved``, ``deeper`` (layers beyond the adapter's), ``gap`` (one layer or one kind of module
     missing), ``missing``. ``clashes`` does the same for shapes: ``rank``, ``width``, ``rows``, ``layout``, ``empty``.

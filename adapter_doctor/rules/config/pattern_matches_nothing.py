@@ -25,12 +25,13 @@ def pattern_matches_nothing(config: AdapterConfig, fit: Fit) -> Iterator[Hit]:
     without a word.
 
     ## Common causes
-    Module names of another library or release, a missing `.*` in front of a path's middle, a typing error.
+    Module names of another library or release, a missing `.*` in front of a path's middle, a typing error; a key for
+    single experts (`w1`), which PEFT does not carry over to fused ones.
 
     ## Fix
     Write the end of the module's path, such as `layers\.3\.mlp\.up_proj` or `up_proj`; remove keys that mean nothing.
     """
-    settled = fit.targeted and not fit.converted and fit.refusal is None
+    settled = fit.targeted and fit.refusal is None
     if config.peft_type not in _TYPES or config.get("target_parameters") or not settled:
         return
     for field in ("rank_pattern", "alpha_pattern"):

@@ -11,11 +11,12 @@ from adapter_doctor.rules import rule
 
 @rule("AD319", Severity.ERROR, explains=("AD301", "AD302", "AD303", "AD304", "AD305", "AD5"))
 def experts_dropped(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
-    """LoRA tensors of single experts find no place: this transformers fuses the experts.
+    """LoRA tensors of a mixture-of-experts model find no place: this transformers fuses the experts.
 
     ## Why it matters
     transformers 5 stacks the experts into one parameter. PEFT carries per-expert LoRA over for some models only; for
-    the others it drops the tensors without a word.
+    the others it drops the tensors without a word. Where it does carry them over, it moves `gate_proj` and the like to
+    the experts altogether, and drops what was trained on dense layers and shared experts of the same names.
 
     ## Common causes
     An adapter trained under transformers 4 on a mixture-of-experts model, or a PEFT older than 0.20.
@@ -23,7 +24,15 @@ def experts_dropped(comparison: Comparison, tensors: AdapterTensors) -> Iterator
     ## Fix
     Load it with the versions it was trained with: `pip install "transformers<5"`, and merge it there if need be.
     """
-    keys = comparison.strays.get("experts", ())
-    if keys:
-        yield Hit(f"{len(keys)} of {len(tensors)} tensors are for single experts, which the base holds fused",
-                  where=tensors.file, count=len(keys), examples=some(keys))  # fmt: skip
+    for reason, what in (
+        ("experts", "are for single experts, which the base holds fused"),
+        ("unconverted", "are for layers whose targets PEFT moves to the fused experts, and lose their place"),
+    ):
+        keys = comparison.strays.get(reason, ())
+        if keys:
+            yield Hit(
+                f"{len(keys)} of {len(tensors)} tensors {what}",
+                where=tensors.file,
+                count=len(keys),
+                examples=some(keys),
+            )
