@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from adapter_doctor.publish.guard import guard
     from adapter_doctor.repair.outcome import Repair
     from adapter_doctor.report import AdapterError, Report
+    from adapter_doctor.resumption import resume
 
 __version__ = "0.1.0"
 __all__ = [
     "AdapterError", "DoctorError", "Inspection", "Repair", "Report", "check", "fix", "guard", "inspect", "load",
-    "upload", "verify_merge",
+    "resume", "upload", "verify_merge",
 ]  # fmt: skip
 
 _HOMES = {
     "check": "doctor", "fix": "fixing", "guard": "publish.guard", "inspect": "doctor", "load": "doctor",
-    "upload": "publish.gate", "verify_merge": "doctor", "DoctorError": "errors", "Inspection": "inspection", "Repair": "repair.outcome",
+    "resume": "resumption", "upload": "publish.gate", "verify_merge": "doctor", "DoctorError": "errors",
+    "Inspection": "inspection", "Repair": "repair.outcome",
     "AdapterError": "report", "Report": "report",
 }  # fmt: skip
 

@@ -148,11 +148,13 @@ def examine(
     child: LoadingChild | None = None,
     progress: Callable[[str], None] | None = None,
     header_above: int | None = None,
+    training: Mapping[str, Any] = MappingProxyType({}),
 ) -> Examination:
     """Gather every fact about ``adapter`` and ``base``; the options are those of :func:`check`.
 
     Both may be sources that are open already. Weights of more than ``header_above`` bytes are loaded by their header
-    alone, without their values: where they land is the same, and it takes no memory.
+    alone, without their values: where they land is the same, and it takes no memory. ``training`` asks the load what
+    a resume needs to know (``training`` in loading/child.py).
 
     Raises:
         DoctorError: a reference means nothing.
@@ -172,7 +174,7 @@ def examine(
         _prepare(None, base_source, static)
     facts = _gather_values(adapter_source, facts, values, load)
     if _in_memory(base):
-        facts = load_in_memory(base, adapter_source, facts, load)
+        facts = load_in_memory(base, adapter_source, facts, load, training)
     else:
         if base_source is not None:
             local = isinstance(base_source, DiskSource)
@@ -184,7 +186,7 @@ def examine(
             )
         options = {
             "model_class": model_class, "trust_remote_code": trust_remote_code, "values": values,
-            "header_above": header_above,
+            "header_above": header_above, "training": training,
         }  # fmt: skip
         facts = load_in_child(
             base_source, adapter_source, facts, load, run, options, time_limit, python, child, progress, cache

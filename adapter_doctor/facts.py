@@ -658,6 +658,170 @@ class BaseAccess:
     state: Literal["public", "gated", "absent"]
 
 
+# -------------------------------------------------------------------------------------------- a training checkpoint
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training checkpoint as it was found: who wrote it, which files lie there, and in what state.
+
+    ``writer`` is ``trainer`` (transformers' Trainer), ``deepspeed``, ``fsdp``, ``accelerate`` or ``torch`` (a file
+    saved by hand). ``states`` are those of the files that a resume opens; ``world`` is the number of processes that the
+    files show. Where an output folder was given, ``broken`` are newer checkpoints in it with why each was passed over,
+    and ``older`` are further usable ones, newest first. ``siblings`` are adapter configs of the other checkpoints.
+    """
+
+    reference: str
+    files: Mapping[str, int]
+    states: Mapping[str, FileState]
+    writer: str = "trainer"
+    optimizer: str = "optimizer.pt"
+    adapter_folder: str = ""
+    world: int = 1
+    broken: tuple[tuple[str, str], ...] = ()
+    older: tuple[str, ...] = ()
+    siblings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def state(self, name: str) -> FileState:
+        """The state of a file; ``absent`` where it is not there."""
+        return self.states.get(name, FileState(name, "absent", f"there is no {name}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What an optimizer keeps of one parameter: tensors by name, and numbers by name."""
+
+    tensors: Mapping[str, TensorInfo]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.tensors
+        yield from self.numbers
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """One parameter group: the ids of its parameters, their names where they were saved, and its options."""
+
+    parameters: tuple[int | str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """A saved optimizer's state: its groups, and the moments of each parameter by id.
+
+    ``extra`` are top-level keys beyond `state` and `param_groups`, or ids that no group has; ``absent`` are those of
+    the two that are not there; ``inside`` is the key under which the state lies, where the file holds more than it.
+    """
+
+    file: str
+    groups: tuple[ParameterGroup, ...]
+    moments: Mapping[int | str, Moments]
+    extra: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    inside: str = ""
+    steps: tuple[float, ...] = ()
+
+    @cached_property
+    def order(self) -> tuple[int | str, ...]:
+        """The ids in the order in which torch pairs them with the optimizer's parameters."""
+        return tuple(one for group in self.groups for one in group.parameters)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Parameters per group."""
+        return tuple(len(group.parameters) for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerValues:
+    """What only the values of the moments tell. ``misplaced`` are (id, id it belongs to) pairs; see AD805."""
+
+    not_finite: tuple[int | str, ...] = ()
+    misplaced: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerState:
+    """The saved learning rate schedule, as written; tensors and objects are left out."""
+
+    raw: Mapping[str, Any]
+
+    @property
+    def step(self) -> int | None:
+        """Steps that the schedule has made."""
+        value = self.raw.get("last_epoch")
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """`trainer_state.json` as written."""
+
+    raw: Mapping[str, Any]
+
+    def number(self, name: str) -> int | None:
+        """A field that is a whole number, or None."""
+        value = self.raw.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePlan:
+    """What is known of the run that is to go on: what the user says, else the checkpoint's own `training_args.bin`.
+
+    ``told`` are the names of what the user said. ``config`` is the adapter config that the code makes, where known.
+    """
+
+    optimizer: str | None = None
+    world: int | None = None
+    batch: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+    told: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """One parameter that trains: its name in the PeftModel, shape, dtype, and whether the Trainer decays its weight.
+
+    ``key`` is its name in the adapter's file, or "" where the file has no place for it.
+    """
+
+    name: str
+    shape: Shape
+    decays: bool = True
+    key: str = ""
+    dtype: str = "F32"
+
+
+@dataclass(frozen=True)
+class TrainableParameters:
+    """The parameters that this adapter makes trainable on this base, in the model's own order.
+
+    ``ordered`` is False where the base's names come from its checkpoint, whose order is not the model's.
+    """
+
+    origin: Literal["measured", "predicted"]
+    parameters: tuple[Trainable, ...]
+    ordered: bool = True
+
+    @cached_property
+    def groups(self) -> tuple[tuple[Trainable, ...], tuple[Trainable, ...]]:
+        """The Trainer's two groups: parameters with weight decay, then those without (Trainer.create_optimizer)."""
+        return (
+            tuple(one for one in self.parameters if one.decays),
+            tuple(one for one in self.parameters if not one.decays),
+        )
+
+    @property
+    def order(self) -> tuple[Trainable, ...]:
+        """The parameters as the Trainer's optimizer numbers them."""
+        return self.groups[0] + self.groups[1]
+
+
 Fact = TypeVar("Fact")
 
 

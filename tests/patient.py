@@ -21,6 +21,7 @@ stand in `tests/rules/*.toml`:
     refusal.{stage,error,message}   PEFT raises
     load.*, run.*                   fields of LoadOutcome and RunOutcome, as they are told by the load alone
     upload.{files,included,left_out}, card.{present,metadata,trouble}, secrets = [...], access = STATE    for uploads
+    checkpoint.*, optimizer.* and more      the training checkpoint; see patient_checkpoint.py
     missing = ["FACT"]              facts that are not known
     waived = ["FACT"]               facts that the user asked not to look for, as with `--load no`
     engines = ["ENGINE@VERSION"]    the engines asked for with `--for`
@@ -39,6 +40,8 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import patient_checkpoint
 
 from adapter_doctor import facts as facts_module
 from adapter_doctor.comparison import compare
@@ -137,11 +140,12 @@ _SECTIONS = frozenset(
         "refusal", "load", "run", "upload", "card", "secrets", "access", "missing", "waived", "engines", "beside",
         "base_weights",
     }
-)  # fmt: skip
+) | patient_checkpoint.SECTIONS  # fmt: skip
 _KEYS = {
     "trained": ("with", "on"),
     "pickle": ("unexpected", "dangerous"),
     "weights": ("name", "state", "detail", "size", "others"),
+    **patient_checkpoint.KEYS,
 }
 _EDITED = ("config", "base", "environment", "folder.files", "base_folder.files")
 
@@ -168,7 +172,10 @@ def patient(changes: Mapping[str, Any] | None = None) -> Facts:
     facts = _adapter(Facts(), config, _tensors(config, base_config, changes), changes)
     facts = _base(facts, base_config, modules, changes)
     facts = facts.adding(_environment(changes), *_upload(changes))
-    facts = _without(with_candidates(_derived(_without(facts, absent), changes, absent)), absent)
+    facts = with_candidates(_derived(_without(facts, absent), changes, absent))
+    trained = _trained(config, base_config, changes)
+    of_training = (*trained, _modules(trained[1], trained[0].task_type, {}))
+    facts = _without(patient_checkpoint.checkpoint_facts(facts, changes, of_training), absent)
     others = [patient(other) for other in changes.get("beside", ())]
     serving = with_serving(facts, asked(changes.get("engines", ())), BASE, others)
     facts = facts.adding(serving.known[Serving] if changes.get("engines") else Serving())
@@ -213,10 +220,7 @@ def _edited(
 
 def _tensors(config: AdapterConfig, base: BaseConfig, changes: Mapping[str, Any]) -> dict[str, tuple[str, Shape]]:
     """Dtype and shape of every tensor in the file: what PEFT would have saved after the training, then the edits."""
-    trained = changes.get("trained", {})
-    if not changes.get("retrained"):
-        config = AdapterConfig({**CONFIG, **trained.get("with", {})})
-        base = BaseConfig({**BASE_CONFIG, **trained.get("on", {})})
+    config, base = _trained(config, base, changes)
     edits = changes.get("tensors", {})
     saved = foretell(config, AdapterTensors("", {}), _modules(base, config.task_type, {}), base.model_type)
     if isinstance(saved, Missing) or (saved.refusal is not None and not saved.places):
@@ -227,6 +231,14 @@ def _tensors(config: AdapterConfig, base: BaseConfig, changes: Mapping[str, Any]
         "shape": lambda old, new: (old[0], _shape(old[1], new)),
         "dtype": lambda old, new: (new, old[1]),
     })  # fmt: skip
+
+
+def _trained(config: AdapterConfig, base: BaseConfig, changes: Mapping[str, Any]) -> tuple[AdapterConfig, BaseConfig]:
+    """The config and the base that the training had."""
+    if changes.get("retrained"):
+        return config, base
+    trained = changes.get("trained", {})
+    return AdapterConfig({**CONFIG, **trained.get("with", {})}), BaseConfig({**BASE_CONFIG, **trained.get("on", {})})
 
 
 def _edit(

@@ -25,7 +25,7 @@ HEAVY = {"torch", "transformers", "peft", "huggingface_hub"}
 _WORDS = {"findings", "facts"}
 _PURE = _WORDS | {"formats", "knowledge"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"doctor", "errors", "fixing", "inspection", "publish", "repair", "report"},
+    "__init__": {"doctor", "errors", "fixing", "inspection", "publish", "repair", "report", "resumption"},
     "__main__": {"cli"},
     "errors": set(),
     "findings": set(),
@@ -69,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "derive": _PURE | {"errors", "reference", "sources", "gather", "loading", "comparison", "placement", "identity"},
 }
 # They may import everything; only `cli` may import `cli`.
-FIRST_PARTIES_OF_NOBODY = {"doctor", "fixing", "publish", "cli"}
+FIRST_PARTIES_OF_NOBODY = {"doctor", "fixing", "publish", "resumption", "cli"}
 # Exceptions, each with its reason.
 LAZY = {
     (

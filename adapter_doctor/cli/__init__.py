@@ -11,6 +11,7 @@ from adapter_doctor.cli.check import check
 from adapter_doctor.cli.explain import explain
 from adapter_doctor.cli.fix import fix
 from adapter_doctor.cli.inspect import inspect
+from adapter_doctor.cli.resume import resume
 from adapter_doctor.cli.rules import rules
 from adapter_doctor.cli.upload import upload
 from adapter_doctor.cli.verify_merge import verify_merge
@@ -29,6 +30,7 @@ app.command()(fix)
 app.command("verify-merge")(verify_merge)
 app.command()(inspect)
 app.command()(upload)
+app.command()(resume)
 app.command()(rules)
 app.command()(explain)
 

@@ -81,8 +81,12 @@ def _harmless(module: str, name: str) -> bool:
     return (module, name) in _HARMLESS or (module in ("torch", "torch.storage") and name in _STORAGE)
 
 
-def read_listing(file: io.BufferedIOBase | io.RawIOBase, size: int, name: str = "") -> Listing:
+def read_listing(
+    file: io.BufferedIOBase | io.RawIOBase, size: int, name: str = "", *, positions: bool = True
+) -> Listing:
     """The listing of an open torch file of ``size`` bytes, whether zip (torch ≥ 1.6) or the older plain pickles.
+
+    ``positions=False`` leaves out where each tensor's bytes lie, which takes a short read for each.
 
     Raises:
         BadPickle: a pointer or web page, a damaged zip, too large, or no pickle at all.
@@ -96,11 +100,11 @@ def read_listing(file: io.BufferedIOBase | io.RawIOBase, size: int, name: str = 
     if first.lstrip().lower().startswith((b"<!doc", b"<html", b"<?xml")):
         raise BadPickle("html", "it is a web page, not the weights")
     if first.startswith(b"PK\x03\x04"):
-        return _from_zip(file, name)
+        return _from_zip(file, name, positions)
     return _from_plain(file, size)
 
 
-def _from_zip(file: Any, name: str) -> Listing:
+def _from_zip(file: Any, name: str, positions: bool) -> Listing:
     try:
         archive = zipfile.ZipFile(file)
         entries = archive.infolist()
@@ -115,7 +119,7 @@ def _from_zip(file: Any, name: str) -> Listing:
         if len(pickle) > MAX_PICKLE:
             raise BadPickle("too-large", f"its pickle takes more than {MAX_PICKLE:,} bytes")
         # Compressed values have no place in the file that could be read as it is.
-        stored = [entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED]
+        stored = [entry for entry in entries if positions and entry.compress_type == zipfile.ZIP_STORED]
         starts = {entry.filename: _data_start(file, entry) for entry in stored}
     except BadPickle:
         raise
@@ -247,16 +251,18 @@ class _Machine:
             arguments, function = stack.pop(), stack.pop()
             stack.append(self._call(function, arguments))
         elif op == "NEWOBJ_EX":
-            stack[-3:] = [_Opaque("object")]
+            stack[-3:] = [Opaque("object")]
         elif op == "OBJ":
             self._to_mark()
-            stack.append(_Opaque("object"))
+            stack.append(Opaque("object"))
         elif op == "BUILD":
-            stack.pop()
+            state = stack.pop()
+            if isinstance(stack[-1], Opaque) and isinstance(state, dict):
+                stack[-1].state = state
         elif op == "BINPERSID":
             stack.append(_Storage.from_id(stack.pop()))
         elif op == "PERSID":
-            stack.append(_Opaque(argument))
+            stack.append(Opaque(argument))
         elif op == "POP":
             if self.marks and self.marks[-1] == len(stack):
                 self.marks.pop()
@@ -288,12 +294,12 @@ class _Machine:
         if isinstance(target, dict) and isinstance(key, (str, int)):
             target[key] = value
 
-    def _global(self, module: str, name: str) -> _Opaque:
+    def _global(self, module: str, name: str) -> Opaque:
         self.names[module, name] = None
-        return _Opaque(f"{module}.{name}")
+        return Opaque(f"{module}.{name}")
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        called = function.name if isinstance(function, _Opaque) else ""
+        called = function.name if isinstance(function, Opaque) else ""
         if called == "collections.OrderedDict":
             pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
             return {pair[0]: pair[1] for pair in pairs if isinstance(pair, (tuple, list)) and len(pair) == 2}
@@ -303,15 +309,15 @@ class _Machine:
             return arguments[0]
         if called == "torch._tensor._rebuild_from_type_v2" and len(arguments) >= 3:
             return self._call(arguments[0], arguments[2])
-        return _Opaque(called or "call")
+        return Opaque(called or "call", arguments if isinstance(arguments, tuple) else ())
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any = None, *rest: Any) -> Any:
         if not isinstance(storage, _Storage) or not isinstance(offset, int) or not isinstance(shape, tuple):
-            return _Opaque("tensor")
+            return Opaque("tensor")
         if any(type(size) is not int or size < 0 for size in shape):
-            return _Opaque("tensor")
+            return Opaque("tensor")
         # `_rebuild_tensor_v3` keeps an untyped storage and names the dtype behind the hooks.
-        kind = rest[2].name.rpartition(".")[2] if len(rest) > 2 and isinstance(rest[2], _Opaque) else storage.kind
+        kind = rest[2].name.rpartition(".")[2] if len(rest) > 2 and isinstance(rest[2], Opaque) else storage.kind
         dtype, width = _STORAGE.get(kind, (kind, 0))
         info = TensorInfo(dtype, shape)
         start = self.starts.get(f"{self.folder}data/{storage.key}", 0)
@@ -340,13 +346,15 @@ def _dense(shape: tuple[int, ...], stride: Any) -> bool:
     return True
 
 
-class _Opaque:
-    """Something the pickle would build that is no tensor."""
+class Opaque:
+    """Something the pickle would build that is no tensor: what it would call with which arguments, and its fields."""
 
-    __slots__ = ("name",)
+    __slots__ = ("arguments", "name", "state")
 
-    def __init__(self, name: object) -> None:
+    def __init__(self, name: object, arguments: tuple[Any, ...] = ()) -> None:
         self.name = str(name)
+        self.arguments = arguments
+        self.state: Mapping[Any, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +365,7 @@ class _Storage:
     key: str
 
     @classmethod
-    def from_id(cls, value: Any) -> _Storage | _Opaque:
-        if isinstance(value, tuple) and len(value) >= 3 and value[0] == "storage" and isinstance(value[1], _Opaque):
+    def from_id(cls, value: Any) -> _Storage | Opaque:
+        if isinstance(value, tuple) and len(value) >= 3 and value[0] == "storage" and isinstance(value[1], Opaque):
             return cls(value[1].name.rpartition(".")[2], str(value[2]))
-        return _Opaque("persistent")
+        return Opaque("persistent")

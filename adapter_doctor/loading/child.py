@@ -435,7 +435,7 @@ def load_adapter(model, request, seen, extent):
 
     import peft
 
-    options = {"adapter_name": seen.adapter_name, "is_trainable": False}
+    options = {"adapter_name": seen.adapter_name, "is_trainable": trains(request)}
     if extent == "skeleton" and "low_cpu_mem_usage" in signature(peft.PeftModel.from_pretrained).parameters:
         options["low_cpu_mem_usage"] = request.get("peft_type") != "SHADOW"
     options["torch_device"] = "cpu"
@@ -663,6 +663,151 @@ def first_output(output):
     return next(value for value in output.values() if hasattr(value, "shape"))
 
 
+# --------------------------------------------------------------------------------------------- a training checkpoint
+
+PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE")
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+SAMPLED = 20000
+
+
+def trains(request):
+    """Whether the adapter is to be loaded for training; PEFT refuses to load a learnt prompt so."""
+    return bool(request.get("train")) and request.get("peft_type") not in PROMPTS
+
+
+def to_train(peft_model, base, request):
+    """The model whose parameters train: the loaded one, or for a learnt prompt one made anew as for training."""
+    if request.get("peft_type") not in PROMPTS:
+        return peft_model
+    import peft
+
+    config = peft.PeftConfig.from_pretrained(request["adapter"])
+    config.inference_mode = False
+    return peft.get_peft_model(base, config)
+
+
+def training(model, request, seen=None):
+    """What a resume needs to know: [name, shape, decays, file key, dtype] of each trainable parameter, and the moments."""
+    decayed = with_decay(model)
+    places, file = (seen.places, seen.file) if seen is not None else ({}, {})
+    key_of = {place[0]: key for key, place in places.items() if place[0]}
+    parameters = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    for name, one in parameters if request.get("peft_type") in PROMPTS else ():
+        # What a file of a learnt prompt holds under this name is the weight itself only where the shapes are the same.
+        key = name.rpartition(".")[2] if "prefix_task" in name else "prompt_embeddings"
+        held = name.endswith((".embedding.weight", key)) and key in places and places[key][1] == list(one.shape)
+        key_of.setdefault(name, key if held else "")
+    out = {
+        "trainable": [
+            [
+                name,
+                list(one.shape),
+                name in decayed,
+                key_of.get(name, ""),
+                DTYPES.get(str(one.dtype)[6:], str(one.dtype)),
+            ]
+            for name, one in parameters
+        ]
+    }
+    if request.get("optimizer"):
+        names = [name for name, _ in parameters]
+        order = [name for name in names if name in decayed] + [name for name in names if name not in decayed]
+        weights = [file.get(key_of.get(name)) for name in order]  # those in the model are moved to meta
+        out["moments"] = moments(request["optimizer"], request.get("inside"), order, weights)
+    return out
+
+
+def with_decay(model):
+    """Names of the parameters that the Trainer's optimizer puts into its first group."""
+    from transformers import Trainer
+
+    # Both releases that have it as a method and those where it reads nothing of the Trainer take the model alone.
+    return set(Trainer.get_decay_parameter_names(None, model))
+
+
+def moments(path, inside, names, weights):
+    """Which of an optimizer's moments are not finite, and which seem to be another parameter's."""
+    import torch
+
+    try:
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files of torch before 1.6 cannot be mapped
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = saved[inside] if inside else saved
+        saved = saved[0] if isinstance(saved, list) else saved
+        state = saved.get("state") or {}
+        ids = [one for group in saved.get("param_groups") or [] for one in group["params"]]
+    except Exception as error:
+        return {"refusal": "%s: %s" % (type(error).__name__, str(error)[:1000])}
+    wrong = [
+        key
+        for key, kept in state.items()
+        if isinstance(kept, dict)
+        and any(torch.is_tensor(one) and one.is_floating_point() and not finite(one) for one in kept.values())
+    ]
+    triples = list(zip(ids, names, weights)) if len(ids) == len(names) else []
+    return {"not_finite": wrong[:LISTED], "misplaced": misplaced(state, triples)}
+
+
+def finite(tensor):
+    import torch
+
+    return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22))
+
+
+def misplaced(state, triples):
+    """[id, id whose parameter its first moment belongs to], where the values leave no doubt.
+
+    LoRA's B (A for an embedding) begins at zero, so what it is now is the sum of Adam's steps, each against the first
+    moment of its time: B and the negative moment point the same way, and the moments of other parameters do not.
+    Only a closed exchange counts in which each parameter fits another's moment far beyond chance, and its own does not.
+    """
+    import torch
+
+    alike = {}
+    for key, name, parameter in triples:
+        kept = state.get(key)
+        first = kept.get("exp_avg") if isinstance(kept, dict) else None
+        grown = ".lora_B." in name or ".lora_embedding_A." in name
+        usable = grown and torch.is_tensor(first) and parameter is not None and not parameter.is_meta
+        if (
+            usable
+            and first.shape == parameter.shape
+            and all(finite(one) and bool(one.any()) for one in (first, parameter))
+        ):
+            alike.setdefault(tuple(first.shape), []).append((key, parameter, first))
+    found = []
+    for members in alike.values():
+        if 2 <= len(members) <= 2000:
+            keys, parameters, firsts = zip(*members)
+            found += [[keys[theirs], keys[mine]] for mine, theirs in exchanged(parameters, firsts)]
+    return found[:LISTED]
+
+
+def exchanged(parameters, firsts):
+    """(parameter, the one whose first moment it fits) by number, for parameters of one shape."""
+    import torch
+
+    at = torch.randperm(parameters[0].numel(), generator=torch.Generator().manual_seed(0))[:SAMPLED]
+
+    def rows(tensors):
+        stacked = torch.stack([one.detach().reshape(-1)[at].float() for one in tensors])
+        return torch.nn.functional.normalize(stacked, dim=1)
+
+    likeness = rows(parameters) @ -rows(firsts).T
+    noise = len(at) ** -0.5
+    moved = []
+    for mine, theirs in enumerate(likeness.argmax(1).tolist()):
+        here, row, column = likeness[mine, theirs], likeness[mine].clone(), likeness[:, theirs].clone()
+        row[theirs] = column[mine] = 0
+        if mine != theirs and here > 4 * noise and here > 2 * max(row.max(), column.max()):
+            moved.append((mine, theirs, float(here)))
+    closed = {mine for mine, _, _ in moved} == {theirs for _, theirs, _ in moved}
+    sure = sum(here for _, _, here in moved) > 8 * noise * len(moved) ** 0.5
+    return [(mine, theirs) for mine, theirs, _ in moved] if moved and closed and sure else []
+
+
 # ------------------------------------------------------------------------------------------------------ the answer
 
 
@@ -703,6 +848,8 @@ def answer(request, model=None):
                 peft_model = load_adapter(base, request, seen, extent)
                 out.update(sort_out(seen))
                 out["scaling"] = scaling_of(peft_model, seen.adapter_name)
+                if request.get("train"):
+                    out.update(training(to_train(peft_model, base, request), request, seen))
                 if extent == "full":
                     wrong = set(unequal(seen)) & set(seen.file)
                     out["ignored"] = sorted(set(out["ignored"]) | wrong)

@@ -18,10 +18,12 @@ from adapter_doctor.facts import (
     Fit,
     LoadOutcome,
     Missing,
+    TrainableParameters,
 )
 from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.formats.config_patterns import pattern_trouble
 from adapter_doctor.gather import tree_cache
+from adapter_doctor.gather.checkpoint import read_training
 from adapter_doctor.gather.load import labels_in, load_request, modules_from, read_answer
 from adapter_doctor.gather.modules import modules_as_named
 from adapter_doctor.loading.process import ChildDied, LoadingChild
@@ -80,7 +82,7 @@ def load_in_child(
     request = load_request(
         str(base.path("")), str(adapter.path("")), config, tensors, base_config, extent=extent, run=run,
         model_class=options.get("model_class"), trust_remote_code=options.get("trust_remote_code"),
-        header=header_only(adapter, tensors, options),
+        header=header_only(adapter, tensors, options), **options.get("training", {}),
     )  # fmt: skip
     try:
         if child is not None:
@@ -91,7 +93,7 @@ def load_in_child(
     except ChildDied as death:
         facts = facts.adding(LoadOutcome("full" if load == "full" else "skeleton", died=str(death)))
         return facts.lacking(Missing(str(death)), BaseModules, Fit)
-    facts = read_answer(facts, answer, extent)
+    facts = read_training(read_answer(facts, answer, extent), answer)
     if cache and "base" in answer and not answer.get("stand_in"):
         tree_cache.write(tree_name(facts, options.get("model_class")), answer["base"])
     return facts
@@ -179,7 +181,9 @@ def tree_kept(facts: Facts, model_class: str | None) -> bool:
     return tree_cache.read(tree_name(facts, model_class)) is not None
 
 
-def load_in_memory(model: Any, adapter: Source, facts: Facts, load: Load) -> Facts:
+def load_in_memory(
+    model: Any, adapter: Source, facts: Facts, load: Load, training: Mapping[str, Any] | None = None
+) -> Facts:
     """The load on a copy of the model's structure, in this process: what the model holds is not touched."""
     from adapter_doctor.loading import child
 
@@ -198,5 +202,27 @@ def load_in_memory(model: Any, adapter: Source, facts: Facts, load: Load) -> Fac
     if load == "no":
         facts = facts.adding(modules_from(child.module_tree(model), "memory"))
         return facts.lacking(waived("load='no'"), LoadOutcome)
-    request = load_request("", str(adapter.path("")), config, tensors, BaseConfig(raw))
-    return read_answer(facts, child.answer(request, model), "skeleton", "memory")
+    request = load_request("", str(adapter.path("")), config, tensors, BaseConfig(raw), **(training or {}))
+    answer = child.answer(request, model)
+    return read_training(read_answer(facts, answer, "skeleton", "memory"), answer)
+
+
+def trainables_in_memory(model: Any) -> tuple[TrainableParameters, dict[str, Any]]:
+    """What trains in a PeftModel in memory, which is left as it is, and the config of its active adapter."""
+    from adapter_doctor.loading import child
+
+    facts = read_training(Facts(), child.training(model, {}))
+    trainables = facts.get(TrainableParameters)
+    assert isinstance(trainables, TrainableParameters)
+    active = model.active_adapter
+    return trainables, dict(model.peft_config[active if isinstance(active, str) else active[0]].to_dict())
+
+
+def bare_copy(model: Any) -> Any:
+    """The base of a PeftModel as a copy without weights and without the adapter."""
+    from adapter_doctor.loading import child
+
+    base = child.as_meta(model).unload()
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+    return base

@@ -98,20 +98,26 @@ def rule(
     return declare
 
 
-@cache
+OWN_COMMANDS = {"6": "upload", "8": "resume"}
+"""Families of rules, by the first digit of their codes, that only the command of this name runs. So is their folder."""
+
+
 def all_rules() -> tuple[Rule[...], ...]:
     """Every rule there is, by code. A rule is registered by lying in ``rules/<family>/<slug>.py``."""
-    found = []
-    for path in sorted(Path(__file__).parent.glob("[a-z]*/[a-z]*.py")):
-        module = import_module(f"{__name__}.{path.parent.name}.{path.stem}")
-        found.append(getattr(module, path.stem))
-    return tuple(sorted(found, key=lambda one: one.code))
-
-
-OWN_COMMANDS = {"6": "upload", "8": "resume"}
-"""Families of rules, by the first digit of their codes, that only the command of this name runs."""
+    return _found(frozenset())
 
 
 def rules_of(command: str = "check") -> tuple[Rule[...], ...]:
     """The rules that a command runs: those of an examination, and its own family's."""
-    return tuple(one for one in all_rules() if OWN_COMMANDS.get(one.code[2], command) == command)
+    return _found(frozenset(OWN_COMMANDS.values()) - {command})
+
+
+@cache
+def _found(left_out: frozenset[str]) -> tuple[Rule[...], ...]:
+    """The rules in all folders but these, which are not even imported."""
+    found = []
+    for path in sorted(Path(__file__).parent.glob("[a-z]*/[a-z]*.py")):
+        if path.parent.name not in left_out:
+            module = import_module(f"{__name__}.{path.parent.name}.{path.stem}")
+            found.append(getattr(module, path.stem))
+    return tuple(sorted(found, key=lambda one: one.code))

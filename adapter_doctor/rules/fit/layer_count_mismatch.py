@@ -9,7 +9,9 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD307", Severity.ERROR, explains=("AD225", "AD303", "AD304", "AD502", "AD503"))
+@rule(
+    "AD307", Severity.ERROR, explains=("AD225", "AD303", "AD304", "AD502", "AD503", "AD803", "AD804", "AD805", "AD815")
+)
 def layer_count_mismatch(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
     """The adapter was trained for another number of layers than the base has.
 

@@ -9,7 +9,7 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD304", Severity.ERROR, explains=("AD503",))
+@rule("AD304", Severity.ERROR, explains=("AD503", "AD803", "AD804", "AD805", "AD815"))
 def modules_without_tensors(comparison: Comparison, fit: Fit) -> Iterator[Hit]:
     """Targeted modules have no tensors in the file.
 

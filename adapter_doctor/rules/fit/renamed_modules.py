@@ -12,7 +12,23 @@ from adapter_doctor.rules import rule
 @rule(
     "AD311",
     Severity.ERROR,
-    explains=("AD212", "AD301", "AD302", "AD303", "AD304", "AD305", "AD307", "AD314", "AD317", "AD319", "AD5"),
+    explains=(
+        "AD212",
+        "AD301",
+        "AD302",
+        "AD303",
+        "AD304",
+        "AD305",
+        "AD307",
+        "AD314",
+        "AD317",
+        "AD319",
+        "AD5",
+        "AD803",
+        "AD804",
+        "AD805",
+        "AD815",
+    ),
     repairable=True,
 )
 def renamed_modules(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:

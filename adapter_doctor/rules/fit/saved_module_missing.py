@@ -9,7 +9,9 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD317", Severity.ERROR, explains=("AD304", "AD310", "AD501", "AD502", "AD503"))
+@rule(
+    "AD317", Severity.ERROR, explains=("AD304", "AD310", "AD501", "AD502", "AD503", "AD803", "AD804", "AD805", "AD815")
+)
 def saved_module_missing(comparison: Comparison, config: AdapterConfig) -> Iterator[Hit]:
     """Modules that the config saves whole have no tensors in the file.
 

@@ -9,7 +9,7 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD302", Severity.WARNING)
+@rule("AD302", Severity.WARNING, explains=("AD803", "AD804", "AD805", "AD815"))
 def target_matches_nothing(config: AdapterConfig, fit: Fit, base: BaseModules) -> Iterator[Hit]:
     """Some entries of `target_modules` name no module of the base.
 

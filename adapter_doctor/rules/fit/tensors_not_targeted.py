@@ -9,7 +9,7 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD305", Severity.ERROR, explains=("AD502",), repairable=True)
+@rule("AD305", Severity.ERROR, explains=("AD502", "AD803", "AD804", "AD805", "AD815"), repairable=True)
 def tensors_not_targeted(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
     """The config does not call for some of the tensors in the file.
 

@@ -9,7 +9,7 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD303", Severity.ERROR, explains=("AD305", "AD502"))
+@rule("AD303", Severity.ERROR, explains=("AD305", "AD502", "AD803", "AD804", "AD805", "AD815"))
 def tensors_without_module(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
     """The file has tensors for modules that the base does not have.
 

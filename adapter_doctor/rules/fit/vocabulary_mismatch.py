@@ -9,7 +9,11 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD308", Severity.ERROR, explains=("AD220", "AD304", "AD306", "AD501", "AD502", "AD503", "AD504"))
+@rule(
+    "AD308",
+    Severity.ERROR,
+    explains=("AD220", "AD304", "AD306", "AD501", "AD502", "AD503", "AD504", "AD803", "AD804", "AD805", "AD815"),
+)
 def vocabulary_mismatch(comparison: Comparison) -> Iterator[Hit]:
     """The adapter's embeddings have another number of rows than the base's.
 

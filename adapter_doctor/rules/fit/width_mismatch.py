@@ -9,7 +9,7 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD306", Severity.ERROR, explains=("AD304", "AD501", "AD502", "AD503"))
+@rule("AD306", Severity.ERROR, explains=("AD304", "AD501", "AD502", "AD503", "AD803", "AD804", "AD805", "AD815"))
 def width_mismatch(comparison: Comparison) -> Iterator[Hit]:
     """The adapter's tensors are of other widths than the base's layers.
 

@@ -29,6 +29,10 @@ from adapter_doctor.rules import rule
         "AD319",
         "AD5",
         "AD220",
+        "AD803",
+        "AD804",
+        "AD805",
+        "AD815",
     ),
 )
 def wrong_base(

@@ -9,7 +9,7 @@ from adapter_doctor.findings import Hit, Severity, Undecided, some
 from adapter_doctor.rules import rule
 
 
-@rule("AD501", Severity.ERROR, explains=("AD502", "AD503"))
+@rule("AD501", Severity.ERROR, explains=("AD502", "AD503", "AD803", "AD804", "AD805", "AD815"))
 def load_raised(fit: Fit | Missing, outcome: LoadOutcome | Missing) -> Iterator[Hit]:
     """Loading the adapter raises an exception.
 

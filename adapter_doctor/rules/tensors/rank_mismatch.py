@@ -11,7 +11,12 @@ from adapter_doctor.formats.declared_ranks import pattern_for, rank_of, ranks_in
 from adapter_doctor.rules import rule
 
 
-@rule("AD211", Severity.ERROR, explains=("AD304", "AD306", "AD311", "AD5"), repairable=True)
+@rule(
+    "AD211",
+    Severity.ERROR,
+    explains=("AD304", "AD306", "AD311", "AD5", "AD803", "AD804", "AD805", "AD815"),
+    repairable=True,
+)
 def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors, comparison: Comparison | Missing) -> Iterator[Hit]:
     """The rank that the config declares is not the rank of the tensors.
 

@@ -1,0 +1,111 @@
+"""Read an optimizer's state off the listing of a `torch.save` file: groups, ids, moments, and how many steps it made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from adapter_doctor.facts import Moments, OptimizerState, ParameterGroup, TensorInfo
+from adapter_doctor.formats.torch_pickle import Opaque
+
+STATE, GROUPS = "state", "param_groups"
+_WRAPPERS = ("optimizer", "optimizer_state_dict", "optim", "optimizer_state", "optimizers", "optimizer_states")
+_STATES_SAMPLED = 64
+
+
+class NoOptimizerState(ValueError):
+    """The file holds something else; ``found`` are its top-level keys."""
+
+    def __init__(self, found: tuple[str, ...]) -> None:
+        super().__init__(", ".join(found))
+        self.found = found
+
+
+def read_state(value: Any, file: str, step: Callable[[TensorInfo], float | None]) -> OptimizerState:
+    """The state that a file's outermost value is, or holds under one of the usual keys.
+
+    ``step`` reads the number in a tensor of one element, or says None.
+
+    Raises:
+        NoOptimizerState: there is none in it.
+    """
+    inside = ""
+    if isinstance(value, dict) and not {STATE, GROUPS} & set(value):
+        for key in _WRAPPERS:
+            inner = value.get(key)
+            inner = inner[0] if isinstance(inner, list) and inner else inner
+            if isinstance(inner, dict) and {STATE, GROUPS} & set(inner):
+                inside, value = key, inner
+                break
+    if not isinstance(value, dict) or not {STATE, GROUPS} & set(value):
+        keys = list(value)[:20] if isinstance(value, dict) else []
+        raise NoOptimizerState(tuple(str(key) for key in keys))
+    groups = tuple(_group(one) for one in _list(value.get(GROUPS)) if isinstance(one, dict))
+    saved = value.get(STATE)
+    moments = {key: _moments(one) for key, one in saved.items()} if isinstance(saved, dict) else {}
+    known = {one for group in groups for one in group.parameters}
+    extra = [str(key) for key in value if key not in (STATE, GROUPS)]
+    extra += [f"{STATE}[{key!r}]" for key in moments if key not in known and groups]
+    return OptimizerState(
+        file, groups, moments, tuple(extra),
+        tuple(name for name, kind in ((STATE, dict), (GROUPS, list)) if not isinstance(value.get(name), kind)),
+        inside, _steps(moments, step),
+    )  # fmt: skip
+
+
+def _group(raw: Mapping[Any, Any]) -> ParameterGroup:
+    options = {str(key): _plain(one) for key, one in raw.items() if key not in ("params", "param_names")}
+    names = tuple(str(one) for one in _list(raw.get("param_names")))
+    return ParameterGroup(tuple(one for one in _list(raw.get("params")) if isinstance(one, int | str)), options, names)
+
+
+def _moments(raw: Any) -> Moments:
+    """Tensors inside lists and dicts count under their path, as some optimizers keep several."""
+    tensors: dict[str, TensorInfo] = {}
+    numbers: dict[str, Any] = {}
+
+    def note(name: str, one: Any, depth: int) -> None:
+        if isinstance(one, TensorInfo):
+            tensors[name] = one
+        elif isinstance(one, dict) and depth < 4:
+            for key, inner in one.items():
+                note(f"{name}.{key}" if name else str(key), inner, depth + 1)
+        elif one is not None:
+            numbers[name] = _plain(one)
+
+    if isinstance(raw, dict):
+        note("", raw, 0)
+    return Moments(tensors, numbers)
+
+
+def _steps(moments: Mapping[int | str, Moments], step: Callable[[TensorInfo], float | None]) -> tuple[float, ...]:
+    """The distinct step counts, of a sample of the parameters where they lie in tensors."""
+    found: set[float] = set()
+    keys = list(moments)
+    for key in keys[:: max(1, len(keys) // _STATES_SAMPLED)]:
+        one = moments[key]
+        number = one.numbers.get("step")
+        if "step" in one.tensors and one.tensors["step"].count == 1:
+            number = step(one.tensors["step"])
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            found.add(float(number))
+    return tuple(sorted(found))
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """The numbers, texts and lists among the fields of a dict or of an object; an enum's member counts as its value."""
+    raw = value.state if isinstance(value, Opaque) else value
+    if not isinstance(raw, Mapping):
+        return {}
+    fields = {str(key): _plain(one) for key, one in raw.items()}
+    return {key: one for key, one in fields.items() if not isinstance(one, Opaque)}
+
+
+def _plain(one: Any) -> Any:
+    if isinstance(one, Opaque) and len(one.arguments) == 1 and isinstance(one.arguments[0], str) and not one.state:
+        return one.arguments[0]
+    return one
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []

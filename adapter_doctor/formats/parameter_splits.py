@@ -1,0 +1,50 @@
+"""How optimizers sort an adapter's parameters into groups, and which saved moments thereby meet which parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adapter_doctor.facts import Moments, OptimizerState, Trainable, TrainableParameters
+
+TRAINER = "the Trainer"
+
+
+def splits(trainables: TrainableParameters) -> dict[str, tuple[tuple[Trainable, ...], ...]]:
+    """The ways in which optimizers are known to group these parameters, by what makes them, the Trainer's own first."""
+    decayed, plain = trainables.groups
+    every = trainables.parameters
+
+    def flat(one: Trainable) -> bool:
+        return "lora_B" in one.name or len(one.shape) == 1
+
+    embedding = tuple(one for one in every if ".lora_embedding_" in one.name)
+    rest = [one for one in every if one not in embedding]
+    plus = (
+        tuple(one for one in rest if not flat(one)), embedding,
+        tuple(one for one in rest if flat(one) and one.decays), tuple(one for one in rest if flat(one) and not one.decays),
+    )  # fmt: skip
+    return {
+        TRAINER: (decayed, plain),
+        "LoRA+ (peft.optimizers.create_loraplus_optimizer)": plus,
+        "an optimizer made of all parameters at once": (every,),
+        "an optimizer with a group for each parameter": tuple((one,) for one in every),
+    }
+
+
+def split_of(sizes: Sequence[int], trainables: TrainableParameters) -> tuple[str, tuple[Trainable, ...]] | None:
+    """Which known split has groups of these sizes, and the parameters in its order; None where none has."""
+    for name, groups in splits(trainables).items():
+        if tuple(sizes) == tuple(len(group) for group in groups):
+            return name, tuple(one for group in groups for one in group)
+    return None
+
+
+Pair = tuple[int | str, Trainable, Moments | None]
+
+
+def paired(state: OptimizerState, trainables: TrainableParameters) -> tuple[Pair, ...]:
+    """Each id of the state with the parameter that torch gives its moments to; none where the groups do not fit."""
+    split = split_of(state.sizes, trainables)
+    if split is None:
+        return ()
+    return tuple((key, one, state.moments.get(key)) for key, one in zip(state.order, split[1], strict=True))

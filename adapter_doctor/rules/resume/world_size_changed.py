@@ -1,0 +1,29 @@
+"""AD825: world size changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adapter_doctor.facts import Checkpoint, ResumePlan
+from adapter_doctor.findings import Hit, Severity
+from adapter_doctor.rules import rule
+
+
+@rule("AD825", Severity.WARNING)
+def world_size_changed(checkpoint: Checkpoint, plan: ResumePlan) -> Iterator[Hit]:
+    """Training goes on with another number of processes.
+
+    ## Why it matters
+    The Trainer counts steps, not samples: it skips as many batches as were made, of the new total size. New processes find
+    no random state. DeepSpeed raises.
+
+    ## Common causes
+    Another machine, another number of GPUs.
+
+    ## Fix
+    Keep processes times batch size times accumulation as it was, by changing `gradient_accumulation_steps`.
+    """
+    if "world" in plan.told and plan.world is not None and plan.world != checkpoint.world:
+        ends = "; DeepSpeed refuses to load its shards so" if checkpoint.writer == "deepspeed" else ""
+        yield Hit(f"the checkpoint was saved by {checkpoint.world} processes, and {plan.world} go on{ends}",
+                  where=checkpoint.reference)  # fmt: skip

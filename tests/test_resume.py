@@ -1,0 +1,399 @@
+"""Checkpoints that the Trainer really made, hurt one at a time: what the doctor says, and what torch does with each."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import training
+
+import adapter_doctor
+from adapter_doctor.loading.process import LoadingChild
+from adapter_doctor.report import Report
+
+SILENT = ""
+"""The resume goes through, and the losses are not those of an unbroken run."""
+UNHARMED = "unharmed"
+"""The resume goes through, with the losses of an unbroken run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training to be resumed: what made it, and what making it again takes."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    kind: str = "LoraConfig"
+    prepare: Callable[[Any], Any] | None = None
+    optimizers: Callable[[Any], Any] | None = None
+
+    def go(self, folder: Path, resume: Path | None = None, config: dict[str, Any] | None = None, **more: Any) -> Any:
+        import peft
+
+        fields = {**self.config, **(config or {})}
+        made = training.lora(**fields) if self.kind == "LoraConfig" else getattr(peft, self.kind)(**fields)
+        return training.train(
+            folder, made, resume=resume, prepare=self.prepare, optimizers=self.optimizers, **{**self.arguments, **more}
+        )
+
+
+def unfrozen_embedding(model: Any) -> None:
+    model.get_input_embeddings().weight.requires_grad_(True)
+
+
+def loraplus(model: Any) -> Any:
+    import torch
+    from peft.optimizers import create_loraplus_optimizer
+
+    return create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-2, loraplus_lr_ratio=4), None
+
+
+def one_group(model: Any) -> Any:
+    import torch
+
+    return torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2), None
+
+
+ADAMW = {"optim": "adamw_torch"}
+RUNS = {
+    "AdamW": Run(arguments=ADAMW),
+    "fused AdamW, the Trainer's default": Run(),
+    "Adafactor": Run(arguments={"optim": "adafactor"}),
+    "SGD": Run(arguments={"optim": "sgd"}),
+    "SGD with momentum": Run(arguments={"optim": "sgd", "optim_args": "momentum=0.9"}),
+    "RMSprop": Run(arguments={"optim": "rmsprop"}),
+    "modules saved whole": Run({"modules_to_save": ["embed_tokens", "lm_head"]}),
+    "DoRA": Run({"use_dora": True}),
+    "an adapted embedding": Run({"target_modules": ["embed_tokens", "q_proj"]}),
+    "norms and weight decay": Run(
+        {"modules_to_save": ["input_layernorm", "norm"]}, {"weight_decay": 0.1, "lr_scheduler_type": "cosine"}
+    ),
+    "LoRA+ with its four groups": Run(optimizers=loraplus),
+    "one group of everything": Run(optimizers=one_group),
+    "IA3": Run(
+        {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"], "task_type": "CAUSAL_LM"},
+        kind="IA3Config",
+    ),
+    "prompt tuning": Run({"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}, kind="PromptTuningConfig"),
+}
+OTHERS = {
+    "an embedding unfrozen by hand": Run(arguments=ADAMW, prepare=unfrozen_embedding),
+    "a prompt encoder": Run(
+        {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4, "encoder_hidden_size": 16}, ADAMW, "PromptEncoderConfig"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "base"
+    tiny.by_name("llama").build().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[LoadingChild]:
+    with LoadingChild() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list[float]]]:
+    """The folder and the losses of a run by its name; each is trained once."""
+    folder = tmp_path_factory.mktemp("runs")
+    done: dict[str, tuple[Path, list[float]]] = {}
+
+    def make(name: str) -> tuple[Path, list[float]]:
+        if name not in done:
+            place = folder / str(len(done))
+            done[name] = place, {**RUNS, **OTHERS}[name].go(place)[1]
+        return done[name]
+
+    return make
+
+
+def codes(report: Report) -> set[str]:
+    """Codes of the findings about the checkpoint that stand for themselves."""
+    return {one.rule.code for one in report.findings if one.rule.code.startswith("AD8") and one.consequence_of is None}
+
+
+# ------------------------------------------------------------------------------------------------ healthy checkpoints
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_healthy_checkpoint_is_called_resumable_and_resumes_unbroken(
+    name: str, base: Path, child: LoadingChild, made: Any, tmp_path: Path
+) -> None:
+    folder, losses = made(name)
+
+    report = adapter_doctor.resume(base, training.halfway(folder), child=child)
+    _, resumed = RUNS[name].go(tmp_path, training.halfway(folder))
+
+    assert report.verdict == "compatible", str(report)
+    assert codes(report) == ({"AD822"} if RUNS[name].optimizers else set())
+    assert resumed == losses
+
+
+@pytest.mark.parametrize("name", [name for name, run in RUNS.items() if run.kind == "LoraConfig"])
+def test_a_healthy_lora_checkpoint_is_judged_without_loading(
+    name: str, base: Path, child: LoadingChild, made: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, _ = made(name)
+    monkeypatch.setenv("ADAPTER_DOCTOR_CACHE", str(tmp_path))
+    adapter_doctor.resume(base, training.halfway(folder), child=child)  # leaves the base's module tree
+
+    report = adapter_doctor.resume(base, training.halfway(folder), load="no")
+
+    assert report.verdict == "compatible", str(report)
+    assert report.examined == "static"
+
+
+# ------------------------------------------------------------------------------------------------------ hurt ones
+
+
+@dataclass(frozen=True)
+class Hurt:
+    """A change to a checkpoint, the findings it must give, and what a resume really does with it."""
+
+    change: Callable[[Path], Any]
+    says: str
+    does: str
+    run: str = "AdamW"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def nothing(folder: Path) -> None:
+    """The checkpoint stays as it is."""
+
+
+def edit(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """A change to what a torch file holds; what it returns, if anything but None, takes the place of it."""
+
+    def apply(folder: Path) -> None:
+        import torch
+
+        value = torch.load(folder / name, weights_only=True)
+        changed = change(value)
+        torch.save(value if changed is None else changed, folder / name)
+
+    return apply
+
+
+def optimizer(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    return edit("optimizer.pt", change)
+
+
+def state(change: Callable[[dict[int, Any]], Any]) -> Callable[[Path], None]:
+    """A change to the moments."""
+
+    def apply(value: Any) -> None:
+        change(value["state"])
+
+    return optimizer(apply)
+
+
+def groups(change: Callable[[list[Any]], Any]) -> Callable[[Path], None]:
+    """A change to the parameter groups."""
+
+    def apply(value: Any) -> None:
+        change(value["param_groups"])
+
+    return optimizer(apply)
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def cut(name: str, length: int = 300) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+    return apply
+
+
+def trainer_state(**fields: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "trainer_state.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return apply
+
+
+def swap(one: int, other: int) -> Callable[[dict[int, Any]], None]:
+    def apply(moments: dict[int, Any]) -> None:
+        moments[one], moments[other] = moments[other], moments[one]
+
+    return apply
+
+
+def each(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[int, Any]], None]:
+    def apply(moments: dict[int, Any]) -> None:
+        for kept in moments.values():
+            change(kept)
+
+    return apply
+
+
+def reshaped(change: Callable[[Any], Any]) -> Callable[[dict[int, Any]], None]:
+    def apply(moments: dict[int, Any]) -> None:
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[0][name] = change(moments[0][name])
+
+    return apply
+
+
+def narrow(kept: dict[str, Any]) -> None:
+    import torch
+
+    kept.update({name: one.to(torch.bfloat16) for name, one in kept.items() if name != "step"})
+
+
+def eight_bit(kept: dict[str, Any]) -> None:
+    import torch
+
+    first, second = kept.pop("exp_avg"), kept.pop("exp_avg_sq")
+    kept |= {"step": 3, "state1": first.to(torch.uint8), "state2": second.to(torch.uint8)}
+    kept |= {"qmap1": torch.zeros(256), "absmax1": torch.zeros(1)}
+
+
+def bigger(one: Any) -> Any:
+    import torch
+
+    return torch.zeros(8, 32)
+
+
+def poisoned(kept: dict[str, Any]) -> None:
+    kept["exp_avg"].fill_(float("nan"))
+
+
+def object_inside(folder: Path) -> None:
+    import torch
+
+    torch.save({"state": {}, "param_groups": [], "where": Path("a")}, folder / "optimizer.pt")
+
+
+def scaler(folder: Path) -> None:
+    import torch
+
+    torch.save({"scale": 1.0}, folder / "scaler.pt")
+
+
+def pointer(folder: Path) -> None:
+    (folder / "optimizer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+HURT = {
+    "no optimizer.pt": Hurt(without("optimizer.pt"), "AD801", SILENT),
+    "optimizer.pt is cut off": Hurt(cut("optimizer.pt", 3000), "AD802", "RuntimeError: PytorchStreamReader"),
+    "optimizer.pt is empty": Hurt(cut("optimizer.pt", 0), "AD802", "EOFError"),
+    "optimizer.pt is an LFS pointer": Hurt(pointer, "AD802", "UnpicklingError"),
+    "optimizer.pt holds a Python object": Hurt(object_inside, "AD802", "UnpicklingError: Weights only load failed"),
+    "a group is gone": Hurt(groups(list.pop), "AD822 AD828", "ValueError: loaded state dict has a different number"),
+    "a group more": Hurt(
+        groups(lambda all_groups: all_groups.append(copy.deepcopy(all_groups[1]))), "AD803 AD828",
+        "ValueError: loaded state dict has a different number of parameter groups",
+    ),
+    "a parameter is gone from its group": Hurt(
+        groups(lambda all_groups: all_groups[0]["params"].pop()), "AD807 AD815",
+        "ValueError: loaded state dict contains a parameter group",
+    ),
+    "parameters in the other group": Hurt(
+        groups(lambda all_groups: all_groups[1]["params"].append(all_groups[0]["params"].pop())), "AD803",
+        "ValueError: loaded state dict contains a parameter group",
+    ),
+    "moments of another rank": Hurt(state(reshaped(bigger)), "AD804", "RuntimeError: The size of tensor a"),
+    "moments of another rank, fused": Hurt(
+        state(reshaped(bigger)), "AD804", SILENT, "fused AdamW, the Trainer's default"
+    ),
+    "transposed moments, fused": Hurt(
+        state(reshaped(lambda one: one.T.contiguous())), "AD804", SILENT, "fused AdamW, the Trainer's default"
+    ),
+    "moments of another shape exchanged": Hurt(state(swap(0, 1)), "AD805", "RuntimeError: The size of tensor a"),
+    "moments of equal shape exchanged": Hurt(state(swap(1, 5)), "AD805", SILENT),
+    "another optimizer's moments": Hurt(state(each(eight_bit)), "AD806", "KeyError: 'exp_avg'"),
+    "going on with SGD": Hurt(
+        nothing, "AD806", "KeyError: 'momentum'", arguments={"optim": "sgd"}, options={"optim": "sgd"}
+    ),
+    "going on with Adafactor": Hurt(
+        nothing, "AD806", "KeyError: 'beta1'", arguments={"optim": "adafactor"}, options={"optim": "adafactor"}
+    ),
+    "going on with AdamW after SGD": Hurt(
+        nothing, "AD806", "KeyError: 'betas'", "SGD", arguments={"optim": "adamw_torch"}, options={"optim": "adamw_torch"}
+    ),
+    "a key more": Hurt(optimizer(lambda value: value.update(extra_key=1)), "AD807", UNHARMED),
+    "moments of no parameter": Hurt(state(lambda moments: moments.update({99: moments[0]})), "AD807", UNHARMED),
+    "the training is over": Hurt(trainer_state(global_step=6), "AD808 AD811", SILENT),
+    "no random state": Hurt(without("rng_state.pth"), "AD809", SILENT),
+    "the steps of the schedule": Hurt(
+        edit("scheduler.pt", lambda value: value.update(last_epoch=1, _step_count=2)), "AD811", SILENT
+    ),
+    "the steps of the optimizer": Hurt(state(each(lambda kept: kept["step"].fill_(1.0))), "AD811", SILENT),
+    "the steps of the trainer": Hurt(trainer_state(global_step=2), "AD811", SILENT),
+    "no scheduler.pt": Hurt(without("scheduler.pt"), "AD812", SILENT),
+    "no moments at all": Hurt(state(dict.clear), "AD814", SILENT),
+    "one parameter without moments": Hurt(state(lambda moments: moments.pop(3)), "AD814", SILENT),
+    "no trainer_state.json": Hurt(without("trainer_state.json"), "AD817", "FileNotFoundError"),
+    "trainer_state.json is cut off": Hurt(cut("trainer_state.json", 40), "AD817", "JSONDecodeError"),
+    "the state inside another dict": Hurt(
+        optimizer(lambda value: {"optimizer": value}), "AD818", "KeyError: 'param_groups'"
+    ),
+    "no groups": Hurt(optimizer(lambda value: {"state": value["state"]}), "AD818", "KeyError: 'param_groups'"),
+    "no state": Hurt(optimizer(lambda value: {"param_groups": value["param_groups"]}), "AD818", "KeyError: 'state'"),
+    "a model's weights": Hurt(optimizer(lambda value: {"weight": value["state"][0]["exp_avg"]}), "AD818", "KeyError"),
+    "not finite": Hurt(state(each(poisoned)), "AD819", SILENT, "fused AdamW, the Trainer's default"),
+    "scheduler.pt is cut off": Hurt(cut("scheduler.pt"), "AD820", "RuntimeError: PytorchStreamReader"),
+    "rng_state.pth is cut off": Hurt(cut("rng_state.pth"), "AD820", "RuntimeError: PytorchStreamReader"),
+    "no second moments": Hurt(state(each(lambda kept: kept.pop("exp_avg_sq"))), "AD823", "KeyError: 'exp_avg_sq'"),
+    "no step": Hurt(state(each(lambda kept: kept.pop("step"))), "AD823", "KeyError: 'step'"),
+    "no learning rate": Hurt(
+        groups(lambda all_groups: [group.pop("lr") for group in all_groups]), "AD823", "KeyError: 'lr'"
+    ),
+    "no betas": Hurt(groups(lambda all_groups: [group.pop("betas") for group in all_groups]), "AD823", "KeyError"),
+    "another batch size": Hurt(
+        nothing, "AD826", SILENT, arguments={"per_device_train_batch_size": 2}, options={"batch_size": 2}
+    ),
+    "moments in bf16": Hurt(state(each(narrow)), "AD827", SILENT),
+    "rates for one group": Hurt(
+        edit("scheduler.pt", lambda value: value.update(base_lrs=[0.01])), "AD828", "ValueError: zip() argument 2"
+    ),
+    "an empty schedule": Hurt(edit("scheduler.pt", dict.clear), "AD828", "KeyError: 'lr_lambdas'"),
+    "a scaler and no fp16": Hurt(scaler, "AD829", "AttributeError: 'NoneType' object has no attribute"),
+    "an embedding trained and not saved": Hurt(nothing, "AD816", SILENT, "an embedding unfrozen by hand"),
+    "a prompt encoder not saved": Hurt(nothing, "AD816", SILENT, "a prompt encoder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HURT)
+def test_a_hurt_checkpoint_is_given_its_rule_and_torch_does_what_the_rule_says(
+    name: str, base: Path, child: LoadingChild, made: Any, tmp_path: Path
+) -> None:
+    hurt = HURT[name]
+    folder, losses = made(hurt.run)
+    place = tmp_path / "checkpoint-3"
+    shutil.copytree(training.halfway(folder), place)
+    hurt.change(place)
+
+    report = adapter_doctor.resume(base, place, child=child, **hurt.options)
+
+    assert codes(report) == set(hurt.says.split()), str(report)
+    assert what_happens({**RUNS, **OTHERS}[hurt.run], place, losses, tmp_path, hurt) == hurt.does
+
+
+def what_happens(run: Run, place: Path, losses: list[float], folder: Path, hurt: Hurt) -> str:
+    """What the Trainer does: as much of its exception as the case names, or whether the losses are the same."""
+    try:
+        _, resumed = run.go(folder / "out", place, hurt.config, **hurt.arguments)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        return hurt.does if hurt.does and text.startswith(hurt.does) else text
+    return UNHARMED if resumed == losses else SILENT
