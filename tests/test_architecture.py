@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": _PURE | {"errors", "sources", "gather"},
     "merged": _PURE | {"errors", "sources", "gather"},
     "repair": _PURE | {"errors", "sources", "gather", "renames", "comparison", "placement", "shapes", "report"},
+    "trainables": _PURE,
     "derive": _PURE | {"errors", "reference", "sources", "gather", "loading", "comparison", "placement", "identity"},
 }
 # They may import everything; only `cli` may import `cli`.
