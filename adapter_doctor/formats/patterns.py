@@ -15,11 +15,18 @@ import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 
-SECONDS = 2.0
-"""For all the names one pattern is matched against together; a sound pattern takes milliseconds."""
+SECONDS = 2
+"""Of processor time, for all the names one pattern is matched against together; a sound pattern takes milliseconds."""
+PATIENCE = 60.0
+"""Seconds on the clock, for systems that cannot limit processor time; a busy machine must not make a pattern bad."""
 MAX_LENGTH = 20_000
-_SCRIPT = """
+_SCRIPT = f"""
 import json, re, sys, warnings
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS}, {SECONDS}))
+except (ImportError, OSError, ValueError):
+    pass
 warnings.simplefilter("ignore")
 pattern, names, whole = json.load(sys.stdin)
 match = re.compile(pattern).fullmatch if whole else re.compile(pattern).match
@@ -37,7 +44,7 @@ def matching(pattern: str, names: Iterable[str], *, whole: bool = True, core: st
     ``core`` is the part of the pattern that a stranger wrote, where the rest is PEFT's own.
 
     Raises:
-        BadPattern: it does not compile, or takes longer than ``SECONDS``.
+        BadPattern: it does not compile, or takes more than ``SECONDS`` of processor time.
     """
     found = _matching(pattern, tuple(names), whole, pattern if core is None else core)
     if isinstance(found, BadPattern):
@@ -60,12 +67,16 @@ def _matching(pattern: str, names: tuple[str, ...], whole: bool, core: str) -> t
     try:
         done = subprocess.run(  # noqa: S603 - no shell
             [sys.executable, "-I", "-S", "-c", _SCRIPT], input=json.dumps([pattern, names, whole]),
-            capture_output=True, text=True, timeout=SECONDS, check=True,
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return BadPattern(f"does not finish: matching {len(names)} module names was stopped after {SECONDS:g} seconds")
-    except (subprocess.CalledProcessError, OSError) as error:
+        return BadPattern(f"does not finish: matching {len(names)} module names was stopped after {PATIENCE:g} seconds")
+    except OSError as error:
         return BadPattern(f"could not be tried: {error}")
+    if done.returncode < 0:
+        return BadPattern(f"does not finish: matching {len(names)} module names was stopped after {SECONDS} seconds")
+    if done.returncode:
+        return BadPattern(f"could not be tried: {done.stderr.strip().rpartition(chr(10))[2][:200]}")
     return tuple(json.loads(done.stdout))
 
 

@@ -53,6 +53,6 @@ def _matches(key: str, modules: tuple[str, ...]) -> bool:
     if any(name == key or name.endswith(f".{key}") for name in modules):
         return True
     try:
-        return bool(matching(rf"(.*\.)?({key})$", modules, whole=False))
+        return bool(matching(rf"(.*\.)?({key})$", modules, whole=False, core=key))
     except BadPattern:
         return True
