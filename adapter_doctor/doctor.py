@@ -29,6 +29,7 @@ from adapter_doctor.gather.adapter import gather_adapter
 from adapter_doctor.gather.base import gather_base, gather_checkpoint
 from adapter_doctor.gather.environment import gather_environment
 from adapter_doctor.gather.load import load_request
+from adapter_doctor.gather.norms import with_norms
 from adapter_doctor.inspection import Inspection
 from adapter_doctor.inspection import build as inspection_of
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
@@ -69,6 +70,7 @@ def check(
     offline: bool = False,
     engines: Iterable[str] = (),
     beside: Iterable[str | Path] = (),
+    norms: bool | None = None,
     child: LoadingChild | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
@@ -84,7 +86,8 @@ def check(
     load and for the network each. ``python`` is the interpreter of another environment to load in. ``cache=False``
     neither reads nor writes the module trees kept on disk. The revisions, ``subfolder`` (of the adapter), ``token`` and
     ``offline`` are for the Hub. ``engines`` (``vllm``, ``sglang@0.5.23``, ``all`` …) are asked what they will do with the
-    adapter, and with those in ``beside`` that are to be served with it. ``child`` is a loading process to use for many
+    adapter, and with those in ``beside`` that are to be served with it. ``norms`` says whether the report's picture tells
+    the norms of the updates: None for small files only, as they cost a read of all weights. ``child`` is a loading process to use for many
     checks; ``progress`` is told what goes on.
 
     Raises:
@@ -113,7 +116,8 @@ def check(
     )  # fmt: skip
     opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
     others = [gather_adapter(open_source(str(one), None, None, **opening)[0], Facts()) for one in beside]
-    served = with_serving(found.facts, engines_asked, found.reference or "BASE", others)
+    facts = with_norms(found.adapter, found.facts, norms)
+    served = with_serving(facts, engines_asked, found.reference or "BASE", others)
     return judged(replace(found, facts=served), rules, reasons, baseline)
 
 

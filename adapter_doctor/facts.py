@@ -202,6 +202,13 @@ class TensorValues:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateNorms:
+    """The Frobenius norm of what each LoRA module adds to its layer, scaling included, by the base's module names."""
+
+    by_module: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class BaseCopies:
     """Tensors in the adapter that carry the name of a base weight, against the base's own values.
 

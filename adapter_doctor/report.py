@@ -26,10 +26,13 @@ from adapter_doctor.facts import (
     WeightsFiles,
 )
 from adapter_doctor.findings import Severity
+from adapter_doctor.picture import Picture, draw
 from adapter_doctor.suppression import Suppressed
 
 Verdict = Literal["compatible", "incompatible", "undetermined"]
 Extent = Literal["static", "loaded", "run"]
+MOST_FILES = 100
+"""Files of the adapter's folder that a report names."""
 EXIT_CODES: Mapping[Verdict, int] = {"compatible": 0, "incompatible": 1, "undetermined": 3}
 
 
@@ -59,6 +62,7 @@ class Report:
     notes: tuple[str, ...] = ()
     suppressed: tuple[Suppressed, ...] = ()
     serving: tuple[Outlook, ...] = ()
+    picture: Picture = field(default_factory=Picture)
 
     @property
     def verdict(self) -> Verdict:
@@ -145,6 +149,7 @@ def build(
         "rank": _rank(config),
         "tensors": len(tensors) if isinstance(tensors, AdapterTensors) else None,
         "parameters": sum(one.count for one in tensors.tensors.values()) if isinstance(tensors, AdapterTensors) else None,
+        "files": dict(sorted(folder.files.items())[:MOST_FILES]) if isinstance(folder, AdapterFolder) else {},
         "weights_file": weights.chosen.name if isinstance(weights, WeightsFiles) and weights.chosen else None,
     }  # fmt: skip
     base = {
@@ -178,7 +183,9 @@ def build(
         notes.append("the base's module names are those of an earlier load with the same config and transformers")
     serving = facts.get(Serving)
     outlooks = serving.outlooks if isinstance(serving, Serving) else ()
-    return Report(diagnose(outcomes), examined, base, adapter, versions, landed, tuple(notes), suppressed, outlooks)
+    return Report(
+        diagnose(outcomes), examined, base, adapter, versions, landed, tuple(notes), suppressed, outlooks, draw(facts)
+    )
 
 
 def _rank(config: AdapterConfig | Missing) -> int | None:

@@ -45,8 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": _WORDS | {"rules"},
     "diagnosis": _WORDS | {"rules", "engine"},
     "suppression": _WORDS | {"rules", "engine"},
+    "picture": _PURE,
     "settings": {"errors", "formats", "suppression"},
-    "report": _WORDS | {"rules", "engine", "diagnosis", "errors", "suppression"},
+    "report": _WORDS | {"rules", "engine", "diagnosis", "errors", "suppression", "picture"},
     "render": _WORDS
     | {
         "rules",
@@ -58,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inspection",
         "knowledge",
         "merged",
+        "picture",
         "repair",
     },
     "reference": {"errors"},

@@ -75,6 +75,7 @@ def check(
             offline=offline,
             engines=engines or (),
             beside=beside or (),
+            norms=form == "html",
             progress=progress,
         )
     except DoctorError as error:

@@ -15,7 +15,7 @@ from adapter_doctor.errors import DoctorError, os_error_sentence
 from adapter_doctor.render.visible import visible
 from adapter_doctor.report import Report
 
-FORMATS = ("text", "json", "sarif", "github", "junit", "markdown")
+FORMATS = ("text", "json", "html", "sarif", "github", "junit", "markdown")
 
 
 def write_report(report: Report, form: str, output: Path | None, verbose: bool) -> None:
