@@ -35,7 +35,8 @@ from adapter_doctor.inspection import build as inspection_of
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, tree_kept, waived, weight_files
 from adapter_doctor.report import AdapterError, Report, build
-from adapter_doctor.rules import Rule, all_rules, rules_of
+from adapter_doctor.rules import Rule, rules_of
+from adapter_doctor.selection import chosen_rules
 from adapter_doctor.serving.stage import asked, with_serving
 from adapter_doctor.sources import Source, Unreachable
 from adapter_doctor.sources.disk import DiskSource
@@ -87,8 +88,8 @@ def check(
     neither reads nor writes the module trees kept on disk. The revisions, ``subfolder`` (of the adapter), ``token`` and
     ``offline`` are for the Hub. ``engines`` (``vllm``, ``sglang@0.5.23``, ``all`` …) are asked what they will do with the
     adapter, and with those in ``beside`` that are to be served with it. ``norms`` says whether the report's picture tells
-    the norms of the updates: None for small files only, as they cost a read of all weights. ``child`` is a loading process to use for many
-    checks; ``progress`` is told what goes on.
+    the norms of the updates: None for small files only, as they cost a read of all weights. ``child`` is a
+    loading process to use for many checks; ``progress`` is told what goes on.
 
     Raises:
         DoctorError: the arguments contradict each other. What is wrong with an adapter never raises.
@@ -303,19 +304,6 @@ def verify_merge(
     opening = {"token": token, "offline": offline}
     first, second, third = (open_source(str(one), None, None, **opening)[0] for one in (base, adapter, merged))
     return verify(first, second, third, progress)
-
-
-def chosen_rules(select: Iterable[str], ignore: Iterable[str], command: str = "check") -> tuple[Rule[...], ...]:
-    """Rules of a command that ``select`` names (all of the command's where it is empty).
-
-    Raises:
-        DoctorError: an entry of ``select`` or ``ignore`` fits no rule.
-    """
-    select = tuple(select)
-    for entry in (*select, *ignore):
-        if not any(rule.named(entry) for rule in all_rules()):
-            raise DoctorError(f"no rule has a code that begins with {entry!r}", "see `adapter-doctor rules`")
-    return tuple(one for one in rules_of(command) if not select or any(one.named(entry) for entry in select))
 
 
 # ---------------------------------------------------------------------------------------------------- the stages

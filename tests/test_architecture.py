@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnosis": _WORDS | {"rules", "engine"},
     "suppression": _WORDS | {"rules", "engine"},
     "picture": _PURE,
+    "selection": {"errors", "rules"},
     "settings": {"errors", "formats", "suppression"},
     "report": _WORDS | {"rules", "engine", "diagnosis", "errors", "suppression", "picture"},
     "render": _WORDS

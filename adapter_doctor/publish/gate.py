@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from adapter_doctor.doctor import check, chosen_rules, open_source
+from adapter_doctor.doctor import check, open_source
 from adapter_doctor.engine import Unknown, judge
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
@@ -30,6 +30,7 @@ from adapter_doctor.publish.contents import contents
 from adapter_doctor.publish.secrets import MOST_BYTES, secrets
 from adapter_doctor.report import AdapterError, Report, extended
 from adapter_doctor.rules import OWN_COMMANDS
+from adapter_doctor.selection import chosen_rules
 from adapter_doctor.sources.disk import DiskSource
 from adapter_doctor.suppression import suppress
 
