@@ -18,7 +18,7 @@ from adapter_doctor.facts import (
     Rename,
 )
 from adapter_doctor.formats.adapter_keys import PREFIX, WRAPPERS, AdapterKey, adapter_name, parse
-from adapter_doctor.formats.module_widths import width_in
+from adapter_doctor.formats.module_widths import ROLES, width_in
 from adapter_doctor.formats.patterns import BadPattern, names_matched
 from adapter_doctor.renames import renamed, search
 
@@ -338,15 +338,6 @@ def _swapped(clash: Clash) -> str:
 
 # --------------------------------------------------------------------------------------------------- dimensions
 
-_ROLES = {
-    # leaf: (dimension of out_features, dimension of in_features)
-    "q_proj": ("query width", "hidden size"), "k_proj": ("key/value width", "hidden size"),
-    "v_proj": ("key/value width", "hidden size"), "o_proj": ("hidden size", "query width"),
-    "gate_proj": ("intermediate size", "hidden size"), "up_proj": ("intermediate size", "hidden size"),
-    "down_proj": ("hidden size", "intermediate size"), "embed_tokens": ("hidden size", "vocabulary"),
-    "lm_head": ("vocabulary", "hidden size"),
-}  # fmt: skip
-
 
 def _dimensions(
     keys: list[AdapterKey], tensors: AdapterTensors, base: BaseModules, base_config: BaseConfig
@@ -358,18 +349,18 @@ def _dimensions(
     for one in keys:
         leaf = plain(one.module).rpartition(".")[2]
         width = width_in(one, tensors.tensors[one.key].shape)
-        if leaf in _ROLES and width is not None:
-            for role, size in zip(_ROLES[leaf], width, strict=True):
-                if size:
+        if leaf in ROLES and width is not None:
+            for role, size in zip(ROLES[leaf], width, strict=True):
+                if role and size:
                     in_adapter[role][size] += 1
         layer = _layer(one.module)
         if layer is not None:
             layers[layer[0]] = max(layers[layer[0]], layer[1] + 1)
     for name, module in base.modules.items():
         leaf = name.rpartition(".")[2]
-        if leaf in _ROLES and module.width is not None:
-            for role, size in zip(_ROLES[leaf], module.width, strict=True):
-                in_base[role][size] += 1
+        if leaf in ROLES and module.width is not None:
+            for role, size in zip(ROLES[leaf], module.width, strict=True):
+                in_base[role][size] += 1 if role else 0
     if not in_base.get("hidden size") and (hidden := base_config.number("hidden_size", "n_embd", "d_model")):
         in_base["hidden size"][hidden] += 1
     found = [

@@ -51,3 +51,8 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """Names in a sentence: the first few, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """A number with the words behind it, as they are for one and for many."""
+    return f"{number:,} {one if number == 1 else many}"

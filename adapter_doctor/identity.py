@@ -11,21 +11,10 @@ from functools import cache
 from adapter_doctor import knowledge
 from adapter_doctor.facts import AdapterConfig, AdapterTensors, Candidates, Missing
 from adapter_doctor.formats.adapter_keys import WRAPPERS
-from adapter_doctor.formats.module_widths import Width, depth_of, module_widths, pattern_of
+from adapter_doctor.formats.module_widths import ROLES, Width, depth_of, module_widths, pattern_of
 from adapter_doctor.knowledge.bases import KnownBase, Span, known_bases
 
 _VOCABULARY_SIDE = {"lm_head": 0, "embed_out": 0, "output_layer": 0}  # elsewhere it is the embedding's second
-_ROLES: tuple[tuple[tuple[str, ...], tuple[str, str]], ...] = (
-    # last names of modules: what their out_features and their in_features are
-    (("q_proj", "query", "q", "q_lin", "query_proj"), ("query width", "hidden size")),
-    (("k_proj", "v_proj", "key", "value", "k", "v", "k_lin", "v_lin", "key_proj", "value_proj"),
-     ("key/value width", "hidden size")),
-    (("up_proj", "gate_proj", "fc1", "dense_h_to_4h", "c_fc", "w1", "w3", "wi", "wi_0", "lin1", "fc_in"),
-     ("intermediate size", "hidden size")),
-    (("down_proj", "fc2", "dense_4h_to_h", "lin2", "fc_out"), ("hidden size", "intermediate size")),
-    (("o_proj",), ("hidden size", "query width")),
-    (("qkv_proj", "query_key_value", "Wqkv", "W_pack", "c_attn", "gate_up_proj"), ("", "hidden size")),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,22 +178,14 @@ def _sizes(groups: list[Group]) -> dict[str, int]:
     for group in groups:
         leaf = group.pattern.rpartition(".")[2]
         out, into = sorted(group.widths, key=str)[0]
-        if "*" not in group.pattern:
-            rows, hidden = (out, into) if leaf in _VOCABULARY_SIDE else (into, out)
-            _enter(found, {"vocabulary": rows, "hidden size": hidden})
-        elif deepest is not None and core(group.pattern).partition("*")[0] == core(deepest.pattern).partition("*")[0]:
-            roles = next((roles for leaves, roles in _ROLES if leaf in leaves), ("", ""))
-            if "expert" not in group.pattern:
-                _enter(found, {role: size for role, size in zip(roles, (out, into), strict=True) if role})
+        here = deepest is not None and core(group.pattern).partition("*")[0] == core(deepest.pattern).partition("*")[0]
+        if (here or "*" not in group.pattern) and "expert" not in group.pattern:
+            for role, size in zip(ROLES.get(leaf, ("", "")), (out, into), strict=True):
+                if role and size:
+                    found.setdefault(role, size)
     if deepest is not None and deepest.layers:
         found["layers"] = deepest.layers
     return dict(sorted(found.items()))
-
-
-def _enter(found: dict[str, int], sizes: Mapping[str, int | None]) -> None:
-    for name, size in sizes.items():
-        if size:
-            found.setdefault(name, size)
 
 
 def _parameters(groups: list[Group]) -> tuple[int, bool]:

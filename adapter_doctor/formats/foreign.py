@@ -39,8 +39,9 @@ _FILES = (
 _KEYS = (
     (r"^lora_(unet|te\d?|transformer|prior_unet)_", "kohya", "load it with diffusers' `load_lora_weights`, which converts kohya names"),
     (r"\.lora_(down|up)\.weight$", "kohya", "load it with diffusers' `load_lora_weights`, which converts kohya names"),
-    (r"^(unet|text_encoder|transformer)\..*\.lora(\.|_)", "diffusers", "load it with diffusers' `pipeline.load_lora_weights`"),
-    (r"(^|\.)layers\.\d+\..*\.lora_[ab]$", "mlx-lm", "convert it: MLX stores lora_a and lora_b transposed, and scale = alpha / r"),
+    # GPT-2, Falcon, MPT and ChatGLM call their body `transformer` too: without PEFT's prefix they are no diffusers'.
+    (r"^(unet|text_encoder|transformer)\.(?!h\.\d|encoder\.layers\.\d|blocks\.\d+\.(?:attn\.(?:Wqkv|out_proj)|ffn)\.).*\.lora(\.|_)", "diffusers", "load it with diffusers' `pipeline.load_lora_weights`"),
+    (r"(^|\.)(layers?|h)\.\d+\..*\.lora_[ab]$", "mlx-lm", "convert it: MLX stores lora_a and lora_b transposed, and scale = alpha / r"),
     (r"^layers\.\d+\..*\.lora_[ab]\.weight$", "torchtune", "save it from torchtune in PEFT's format"),
     (r"^layers\.\d+\.(attention|feed_forward)\.\w+\.lora_[AB]\.weight$", "mistral-finetune",
      "load it with mistral-inference's `model.load_lora`, or merge it there"),

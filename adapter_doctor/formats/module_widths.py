@@ -13,8 +13,31 @@ Width = tuple[int | None, int | None]
 # Which side of a layer's weight a factor of rank r carries, from the shapes in PEFT's layers (0.21).
 _INTO = ("lora_A", "lora_embedding_A", "hada_w1_b", "hada_w2_b", "hira_A", "delora_A")
 _OUT = ("lora_B", "lora_embedding_B", "hada_w1_a", "hada_w2_a", "hira_B", "delora_B")
-_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "shared", "tok_embeddings", "token_embedding")
-_HEADS = ("lm_head", "embed_out", "output_layer")
+_EMBEDDINGS: tuple[str, ...] = (
+    "embed_tokens",
+    "wte",
+    "word_embeddings",
+    "embed_in",
+    "shared",
+    "tok_embeddings",
+    "token_embedding",
+)
+_HEADS: tuple[str, ...] = ("lm_head", "embed_out", "output_layer")
+
+_ROLES: tuple[tuple[tuple[str, ...], tuple[str, str]], ...] = (
+    (("q_proj", "query", "q", "q_lin", "query_proj"), ("query width", "hidden size")),
+    (("k_proj", "v_proj", "key", "value", "k", "v", "k_lin", "v_lin", "key_proj", "value_proj"),
+     ("key/value width", "hidden size")),
+    (("up_proj", "gate_proj", "fc1", "dense_h_to_4h", "c_fc", "w1", "w3", "wi", "wi_0", "lin1", "fc_in"),
+     ("intermediate size", "hidden size")),
+    (("down_proj", "fc2", "dense_4h_to_h", "lin2", "fc_out"), ("hidden size", "intermediate size")),
+    (("o_proj",), ("hidden size", "query width")),
+    (("qkv_proj", "query_key_value", "Wqkv", "W_pack", "c_attn", "gate_up_proj"), ("", "hidden size")),
+    (_EMBEDDINGS, ("hidden size", "vocabulary")),
+    (_HEADS, ("vocabulary", "hidden size")),
+)  # fmt: skip
+ROLES = {leaf: roles for leaves, roles in _ROLES for leaf in leaves}
+"""What a layer's out_features and in_features are, by its last name; empty where they are a sum of several sizes."""
 
 
 def width_in(one: AdapterKey, shape: Shape) -> Width | None:

@@ -25,6 +25,10 @@ _GATES: dict[str, tuple[str, ...]] = {
 }
 
 
+# The other factor of the product: where it is zero, the update is zero whatever the gate holds.
+_PARTNERS = {"lora_B": "lora_A", "lora_embedding_A": "lora_embedding_B", "hira_B": "hira_A"}
+
+
 @dataclass(frozen=True, slots=True)
 class Gates:
     """The gate tensors of an adapter, those still at their neutral value, and whether other tensors act besides."""
@@ -41,6 +45,7 @@ def gates(config: AdapterConfig, tensors: AdapterTensors, values: TensorValues) 
     wanted = _GATES.get(config.peft_type, ())
     one_is_neutral = config.peft_type == "IA3"
     found, idle, other = [], [], False
+    partners: set[str] = set()
     for name in tensors:
         parsed = parse(name)
         summary = values.summaries.get(name)
@@ -48,6 +53,15 @@ def gates(config: AdapterConfig, tensors: AdapterTensors, values: TensorValues) 
             other = True  # a saved head, trained tokens or DoRA's magnitudes act on their own
         elif parsed.parameter in wanted and not parsed.tail.endswith(".bias") and summary is not None:
             found.append(name)
+            partner = _PARTNERS.get(parsed.parameter, "")
+            other_name = name.replace(parsed.parameter, partner) if partner else ""
+            other_summary = values.summaries.get(other_name)
             if summary.constant_one if one_is_neutral else summary.zero:
                 idle.append(name)
-    return Gates(wanted[0] if wanted else "", "one" if one_is_neutral else "zero", tuple(found), tuple(idle), other)
+            elif other_summary is not None and other_summary.zero:
+                idle.append(other_name)
+                partners.add(partner)
+    kind = wanted[0] if wanted else ""
+    if partners and len(idle) == len(found):
+        kind = " or ".join(sorted({*partners, *(one for one in wanted[:1] if any(f".{one}" in name for name in idle))}))
+    return Gates(kind, "one" if one_is_neutral else "zero", tuple(found), tuple(idle), other)

@@ -25,5 +25,10 @@ def base_unpinned(config: AdapterConfig) -> Iterator[Hit]:
     Set `revision` in adapter_config.json to the commit of the base that the training used.
     """
     named = config.base_name.strip()
-    if named and not is_local_path(named) and not config.get("revision"):
+    revision = config.get("revision")
+    if not named or is_local_path(named):
+        return
+    if not revision:
         yield Hit(f"the base {named!r} is named without a `revision`, expected a commit", where=CONFIG)
+    elif revision == "main":
+        yield Hit(f"the base {named!r} is named at `revision` 'main', which moves; expected a commit", where=CONFIG)

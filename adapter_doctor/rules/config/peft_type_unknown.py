@@ -36,7 +36,7 @@ def peft_type_unknown(config: AdapterConfig, environment: Environment | Missing)
             yield _removed(named, last)
         return
     meant = next((name for name in types if name == named.upper().replace("-", "_").strip()), None)
-    close = [meant] if meant else difflib.get_close_matches(named[:100].upper(), types, 1)
+    close = [meant] if meant else difflib.get_close_matches(named[:100].upper(), types, 1, cutoff=0.8)
     yield Hit(
         f"`peft_type` is {shown(named)}, which no PEFT release up to {newest} knows"
         + (f"; PEFT writes {meant!r}" if meant else f"; expected one of its {len(types)} types"),

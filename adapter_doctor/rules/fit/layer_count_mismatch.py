@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterTensors, Comparison
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.findings import Hit, Severity, counted, some
 from adapter_doctor.rules import rule
 
 
@@ -26,11 +26,15 @@ def layer_count_mismatch(comparison: Comparison, tensors: AdapterTensors) -> Ite
     Use the base that the adapter was trained on.
     """
     layers = next((one for one in comparison.dimensions if one.name == "layers"), None)
-    counts = f": {layers.in_adapter} layers in the adapter, {layers.in_base} in the base" if layers else ""
+    counts = (
+        f": {counted(layers.in_adapter, 'layer', 'layers')} in the adapter, {layers.in_base} in the base"
+        if layers
+        else ""
+    )
     over, under = comparison.strays.get("layer", ()), comparison.vacant.get("deeper", ())
     if over:
         yield Hit(f"{len(over)} of {len(tensors)} tensors are for layers that the base does not have{counts}",
                   where=tensors.file, count=len(over), examples=some(over))  # fmt: skip
     if under:
-        yield Hit(f"{len(under)} places lie in layers that the adapter has no tensors for{counts}", count=len(under),
+        yield Hit(f"{counted(len(under), 'place lies', 'places lie')} in layers that the adapter has no tensors for{counts}", count=len(under),
                   examples=some(under))  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterTensors, Comparison
 from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.rules import rule
 
 
@@ -46,10 +47,12 @@ def renamed_modules(comparison: Comparison, tensors: AdapterTensors) -> Iterator
     """
     keys = comparison.strays.get("renamed", ())
     if keys and comparison.rename is not None:
+        bare = not keys[0].startswith(PREFIX)
+        put = f"; then put `{PREFIX}` in front of them" if bare else ""
         yield Hit(
             f"{len(keys)} of {len(tensors)} tensors fit the base after one rename of their modules: {comparison.rename}",
             where=tensors.file,
             count=len(keys),
             examples=some(keys),
-            fix=f"rename the modules in the tensor names: {comparison.rename}",
+            fix=f"rename the modules in the tensor names: {comparison.rename}{put}",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterConfig, Comparison
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.findings import Hit, Severity, counted, some
 from adapter_doctor.rules import rule
 
 
@@ -27,5 +27,5 @@ def saved_module_missing(comparison: Comparison, config: AdapterConfig) -> Itera
     """
     keys = comparison.vacant.get("saved", ())
     if keys:
-        yield Hit(f"{len(keys)} tensors of saved modules are missing (`modules_to_save` {config.get('modules_to_save')!r})",
+        yield Hit(f"{counted(len(keys), 'tensor of a saved module is', 'tensors of saved modules are')} missing (`modules_to_save` {config.get('modules_to_save')!r})",
                   where="adapter_config.json", count=len(keys), examples=some(keys))  # fmt: skip

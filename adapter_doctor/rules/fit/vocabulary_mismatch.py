@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapter_doctor.facts import Comparison
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.findings import Hit, Severity, counted, some
 from adapter_doctor.rules import rule
 
 
@@ -33,9 +33,9 @@ def vocabulary_mismatch(comparison: Comparison) -> Iterator[Hit]:
         rows = first.in_file[1] if embedding else first.in_file[0]
         there = first.in_model[1] if embedding else first.in_model[0]
         yield Hit(
-            f"{rows} rows in the adapter, {there} in the base, for {len(clashes)} tensors",
+            f"{rows} rows in the adapter, {there} in the base, for {counted(len(clashes), 'tensor', 'tensors')}",
             count=len(clashes),
             examples=some(clash.key for clash in clashes),
             fix=f"call `base.resize_token_embeddings({rows})` before `PeftModel.from_pretrained`"
-            + (f"; the base then loses its last {there - rows} rows" if there > rows else ""),
+            + (f"; the base then loses its last {counted(there - rows, 'row', 'rows')}" if there > rows else ""),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapter_doctor.facts import Clash, Comparison
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.findings import Hit, Severity, counted, some
 from adapter_doctor.rules import rule
 
 
@@ -28,7 +28,7 @@ def width_mismatch(comparison: Comparison) -> Iterator[Hit]:
         apart = [one for one in comparison.dimensions if not one.agrees and one.in_base]
         sizes = "; ".join(f"{one.name} {one.in_adapter} in the adapter, {one.in_base} in the base" for one in apart)
         yield Hit(
-            f"{len(clashes)} tensors have other widths than their layers: {list(first.in_file)} in the file,"
+            f"{counted(len(clashes), 'tensor has', 'tensors have')} other widths than {'its layer' if len(clashes) == 1 else 'their layers'}: {list(first.in_file)} in the file,"
             f" {list(first.in_model)} in the model" + (f" ({sizes})" if sizes else ""),
             count=len(clashes),
             examples=some(clash.key for clash in clashes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapter_doctor.facts import Fit, LoadOutcome, Missing
-from adapter_doctor.findings import Hit, Severity, Undecided, some
+from adapter_doctor.findings import Hit, Severity, Undecided, counted, some
 from adapter_doctor.rules import rule
 
 
@@ -27,7 +27,7 @@ def load_raised(fit: Fit | Missing, outcome: LoadOutcome | Missing) -> Iterator[
     elif isinstance(fit, Fit) and fit.refusal is not None:
         yield Hit(f"PEFT would raise {fit.refusal.line}")
     elif isinstance(fit, Fit) and fit.clashes:
-        yield Hit(f"PEFT would raise a size mismatch for {len(fit.clashes)} tensors", count=len(fit.clashes),
+        yield Hit(f"PEFT would raise a size mismatch for {counted(len(fit.clashes), 'tensor', 'tensors')}", count=len(fit.clashes),
                   examples=some(clash.key for clash in fit.clashes))  # fmt: skip
     elif isinstance(fit, Missing):
         raise Undecided(fit.why)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from adapter_doctor import knowledge
 from adapter_doctor.facts import AdapterConfig, BaseCopies, BaseFolder, Fit
-from adapter_doctor.findings import Hit, Severity, Undecided, some
+from adapter_doctor.findings import Hit, Severity, Undecided, counted, some
 from adapter_doctor.formats.base_names import same_base
 from adapter_doctor.rules import rule
 
@@ -32,7 +32,7 @@ def base_weights_inside(config: AdapterConfig, fit: Fit, copies: BaseCopies, bas
     changed = sorted(copies.different)
     if changed:
         yield Hit(
-            f"{len(changed)} tensors would replace base weights by other values",
+            f"{counted(len(changed), 'tensor', 'tensors')} would replace base weights by other values",
             count=len(changed),
             examples=some(changed),
         )
@@ -44,10 +44,14 @@ def base_weights_inside(config: AdapterConfig, fit: Fit, copies: BaseCopies, bas
     ]
     stray = [key for key in unread if key not in saved]
     if stray:
-        yield Hit(f"{len(stray)} tensors carry the names of base weights", count=len(stray), examples=some(stray))
+        yield Hit(
+            f"{counted(len(stray), 'tensor carries the name of a base weight', 'tensors carry the names of base weights')}",
+            count=len(stray),
+            examples=some(stray),
+        )
     if same_base(config.base_name, base.reference):
         saved = [key for key in saved if key not in copied]  # PEFT's own copies of the base that was named
     if saved:
         raise Undecided(
-            f"{len(saved)} tensors replace embeddings of the base, and its own were not at hand to compare them with"
+            f"{counted(len(saved), 'tensor replaces', 'tensors replace')} embeddings of the base, and its own were not at hand to compare them with"
         )

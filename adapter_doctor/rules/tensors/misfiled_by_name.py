@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterTensors, Comparison
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.findings import Hit, Severity, counted, some
 from adapter_doctor.rules import rule
 
 
@@ -26,5 +26,5 @@ def misfiled_by_name(comparison: Comparison, tensors: AdapterTensors) -> Iterato
     """
     gone = comparison.vacant.get("gap", ())
     if gone:
-        yield Hit(f"{len(gone)} places have no tensor, all of one layer", where=tensors.file,
+        yield Hit(f"{counted(len(gone), 'place has', 'places have')} no tensor, all of one layer", where=tensors.file,
                   count=len(gone), examples=some(gone))  # fmt: skip

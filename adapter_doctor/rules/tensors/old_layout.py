@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterConfig, AdapterTensors, Comparison, Missing
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.findings import Hit, Severity, counted, some
 from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.rules import rule
 
@@ -37,7 +37,7 @@ def old_layout(config: AdapterConfig, tensors: AdapterTensors, comparison: Compa
     if experts and config.get("target_parameters"):
         first = experts[0]
         yield Hit(
-            f"{len(experts)} tensors of LoRA on parameters have in and out swapped: {list(first.in_file)} in the file,"
+            f"{counted(len(experts), 'tensor of LoRA on parameters has', 'tensors of LoRA on parameters have')} in and out swapped: {list(first.in_file)} in the file,"
             f" {list(first.in_model)} in the model",
             where=tensors.file,
             count=len(experts),

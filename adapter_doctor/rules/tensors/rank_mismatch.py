@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterConfig, AdapterTensors, Comparison, Missing
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.findings import Hit, Severity, counted, some
+from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.formats.declared_ranks import pattern_for, rank_of, ranks_in
 from adapter_doctor.rules import rule
 
@@ -28,20 +29,26 @@ def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors, comparison: Co
     `r` was edited, the config of another run lies beside the weights, or a `rank_pattern` was lost.
 
     ## Fix
-    Set `r`, and a `rank_pattern` for the modules that differ, to the ranks of the tensors; keep alpha / r as trained.
+    Put back the config of the run that made these tensors. If it is lost, set `r`, and a `rank_pattern` for the modules
+    that differ, to the ranks of the tensors, and alpha so that alpha / r is what it was in training.
     """
     clashes = comparison.clashes.get("rank", ()) if isinstance(comparison, Comparison) else ()
     if config.peft_type != "LORA":
         if clashes:
             yield Hit(
                 f"{list(clashes[0].in_file)} in the file, {list(clashes[0].in_model)} by the config's rank,"
-                f" for {len(clashes)} tensors",
+                f" for {counted(len(clashes), 'tensor', 'tensors')}",
                 where="adapter_config.json",
                 count=len(clashes),
                 examples=some(clash.key for clash in clashes),
             )
         return
-    ranks = ranks_in(tensors)
+    on_their_side = {
+        one.module
+        for clash in (comparison.clashes.get("layout", ()) if isinstance(comparison, Comparison) else ())
+        if (one := parse(clash.key)) is not None
+    }
+    ranks = {module: rank for module, rank in ranks_in(tensors).items() if module not in on_their_side}
     wrapped = bool(config.get("target_parameters"))
     wrong: dict[str, tuple[int, int]] = {}
     for module, rank in ranks.items():
@@ -67,5 +74,6 @@ def rank_mismatch(config: AdapterConfig, tensors: AdapterTensors, comparison: Co
             where="adapter_config.json",
             count=len(wrong),
             examples=some(wrong),
-            fix=f"{cure} in adapter_config.json, and alpha so that alpha / r is what it was in training",
+            fix=f"put back the adapter_config.json of the run that made these tensors; if it is lost, {cure}, and alpha so"
+            " that alpha / r is what it was in training",
         )

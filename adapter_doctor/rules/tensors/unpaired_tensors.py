@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterConfig, AdapterTensors
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.findings import Hit, Severity, counted, some
 from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.rules import rule
 
@@ -46,7 +46,10 @@ def unpaired_tensors(config: AdapterConfig, tensors: AdapterTensors) -> Iterator
     ]  # fmt: skip
     if lonely:
         yield Hit(
-            f"{len(lonely)} tensors lack their partner", where=tensors.file, count=len(lonely), examples=some(lonely)
+            f"{counted(len(lonely), 'tensor lacks its', 'tensors lack their')} partner",
+            where=tensors.file,
+            count=len(lonely),
+            examples=some(lonely),
         )
     bare = [
         module for module, parts in has.items()
