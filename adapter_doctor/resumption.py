@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapter_doctor.doctor import chosen_rules, examine, open_source
+from adapter_doctor.doctor import examine, open_source
 from adapter_doctor.engine import Unknown, judge
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
@@ -38,6 +38,7 @@ from adapter_doctor.loading.stage import (
 )
 from adapter_doctor.report import Report, build
 from adapter_doctor.rules import Rule, rules_of
+from adapter_doctor.selection import chosen_rules
 from adapter_doctor.serving.stage import with_serving
 from adapter_doctor.sources import Source, Unreachable
 from adapter_doctor.sources.disk import DiskSource
