@@ -52,11 +52,13 @@ def make(model_type: str, task: str, class_name: str, root: Path, cap: int) -> t
         raise LookupError(f"no class {class_name}")
     for layers in (None, 4, 2):
         config = CONFIG_MAPPING[model_type]()
-        for part in (config, getattr(config, "text_config", None)):
-            if layers is not None and hasattr(part, "num_hidden_layers"):
-                part.num_hidden_layers = layers
-                if getattr(part, "layer_types", None):
-                    part.layer_types = part.layer_types[:layers]
+        for part in filter(None, (config, getattr(config, "text_config", None))):
+            complete(part)
+            for name in ("num_hidden_layers", "num_layers"):
+                if layers is not None and isinstance(getattr(part, name, None), int):
+                    setattr(part, name, layers)
+            if layers is not None and getattr(part, "layer_types", None):
+                part.layer_types = part.layer_types[:layers]
         model = loading.skeleton(cls, config)
         adapted = adapt(model, model_type, task)
         state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
@@ -79,13 +81,27 @@ def make(model_type: str, task: str, class_name: str, root: Path, cap: int) -> t
     return base, folder
 
 
+def complete(config: Any) -> None:
+    """Give a value to what a default config leaves open and published ones set, and without which nothing is built."""
+    heads = getattr(config, "num_attention_heads", None)
+    if heads and getattr(config, "num_key_value_heads", heads) is None:
+        config.num_key_value_heads = heads
+    if heads and getattr(config, "head_dim", heads) is None:
+        config.head_dim = config.hidden_size // heads
+    if config.model_type == "reformer":
+        config.is_decoder = True
+    if config.model_type == "lfm2_moe" and not config.layer_types:
+        config.layer_types = ["conv", "full_attention"] * (config.num_hidden_layers // 2)
+
+
 def adapt(model: Any, model_type: str, task: str) -> Any:
     """LoRA on some of the linear layers, as a user would choose them."""
     linear = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear | Conv1D)]
     head = loading.module_tree(model)["output_embedding"]
-    heads = {"score", "classifier", "qa_outputs", head}
+    blocks = {name.rpartition(".")[2] for name, one in model.named_modules() if any(one.children())}
+    heads = {"score", "classifier", "qa_outputs", head} | blocks  # a name of both would make PEFT adapt the block
     leaves = sorted(leaf for leaf in {name.rpartition(".")[2] for name in linear} if not leaf.isdigit())
-    leaves = [leaf for leaf in leaves if leaf not in heads and not any(name.endswith(leaf) for name in heads if name)]
+    leaves = [leaf for leaf in leaves if leaf not in heads and not (head and head.endswith(leaf))]
     if "mamba" in type(model).__name__.lower() or "nemotronh" in type(model).__name__.lower():
         leaves = [leaf for leaf in leaves if leaf not in ("out_proj", "conv1d")]  # PEFT refuses them there
     if not leaves:
