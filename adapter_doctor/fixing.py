@@ -32,8 +32,9 @@ from adapter_doctor.findings import Severity
 from adapter_doctor.gather.values import compare_with_base
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import load_in_child
-from adapter_doctor.repair import opening, writing
+from adapter_doctor.repair import mlx, opening, writing
 from adapter_doctor.repair.advice import advice
+from adapter_doctor.repair.destination import Destination, destination
 from adapter_doctor.repair.outcome import Repair
 from adapter_doctor.repair.plan import CannotMend, Draft, Planner, Wishes, plan
 from adapter_doctor.repair.planners import PLANNERS
@@ -53,6 +54,7 @@ def fix(
     *,
     dry_run: bool = False,
     for_peft: str | None = None,
+    for_engine: str | None = None,
     losing: tuple[str, ...] = (),
     time_limit: float = DEFAULT_TIME_LIMIT,
     python: str | None = None,
@@ -64,7 +66,8 @@ def fix(
     """Write to ``output`` a copy of ``adapter`` that works on ``base``, and prove it by loading the copy.
 
     The original is left as it is, and so is an adapter that works. ``dry_run`` plans and writes nothing. ``for_peft`` is
-    a release that the copy's config should be read by. ``losing`` accepts losses: any of ``rows``, ``layers`` and
+    a release that the copy's config should be read by; ``for_engine`` a serving engine (``sglang``, ``vllm@0.31.0`` …)
+    that should honour the copy, or whose own format it should be in. ``losing`` accepts losses: any of ``rows``, ``layers`` and
     ``nan``. The other options are those of :func:`adapter_doctor.check`.
 
     Raises:
@@ -79,22 +82,26 @@ def fix(
         )
     place = writing.checked_place(Path(output)) if output is not None else None
     wishes = Wishes(for_peft, frozenset(losing))
+    engine = destination(for_engine)
     with contextlib.ExitStack() as stack:
         child = child or stack.enter_context(LoadingChild(python, progress))
         options |= {"child": child, "time_limit": time_limit, "python": python, "progress": progress}
         options |= {"header_above": MOST_LOADED}
         found = examine(base, adapter, **options)
+        found = replace(found, facts=engine.asked_of(found.facts, found.reference))
         before = judged(found)
         try:
-            draft, facts = _planned(found, wishes, planners, options)
+            draft, facts = _planned(
+                found, wishes, (*planners, *engine.planners(found.facts, found.adapter, found.base)), options
+            )
         except CannotMend as why:
             return Repair("refused", before, why=str(why), advice=_advice(before, found))
-        refusal = _refusal(before, draft)
+        refusal = None if engine.exports and before.cause is None else _refusal(before, draft)
         if refusal is not None:
             return replace(refusal, advice=_advice(before, found))
         if dry_run or place is None:
             return Repair("planned", before, None, draft, landed=_landing(facts))
-        return _written(found, draft, before, place, options)
+        return _written(found, draft, before, place, options, engine)
 
 
 def _refusal(before: Report, draft: Draft) -> Repair | None:
@@ -126,7 +133,11 @@ def _planned(
     """
     if found.base is None or isinstance(found.facts.get(BaseConfig), Missing):
         raise CannotMend("the base could not be read, and what fits cannot be told without it")
-    draft = opening.opened(found.adapter, found.facts)
+    config = found.facts.get(AdapterConfig)
+    if isinstance(config, AdapterConfig) and mlx.is_mlx(config):
+        draft = mlx.opened(found.adapter, config, found.reference)
+    else:
+        draft = opening.opened(found.adapter, found.facts)
     with tempfile.TemporaryDirectory(prefix="adapter-doctor-") as folder:
         measured = partial(_measure, found, Path(folder), options)
         return plan(draft, planners, measured, wishes)
@@ -193,7 +204,9 @@ def _landing(facts: Facts) -> dict[str, int] | None:
 # ------------------------------------------------------------------------------------------------------- the copy
 
 
-def _written(found: Examination, draft: Draft, before: Report, place: Path, options: dict[str, Any]) -> Repair:
+def _written(
+    found: Examination, draft: Draft, before: Report, place: Path, options: dict[str, Any], engine: Destination
+) -> Repair:
     """The copy, written beside its place, examined there, and moved to it if the examination proves it."""
     progress = options.get("progress")
     if progress is not None:
@@ -204,11 +217,17 @@ def _written(found: Examination, draft: Draft, before: Report, place: Path, opti
         except OSError as error:
             raise DoctorError(f"the copy could not be written: {os_error_sentence(error)}; nothing is left of it") from None  # fmt: skip
         own: dict[str, Any] = {name: value for name, value in options.items() if name not in _OPENING}
-        after = judged(examine(found.base, DiskSource(folder, str(place)), **own))
+        again = examine(found.base, DiskSource(folder, str(place)), **own)
+        again = replace(again, facts=engine.asked_of(again.facts, again.reference))
+        after = judged(again)
         why = _unproven(after)
         if why:
             return Repair("refused", before, after, draft, why=why, advice=_advice(before, found))
-        writing.put(folder, place)
+        try:
+            with engine.exported(folder, again.facts, found.base, place, options) as finished:
+                writing.put(finished, place)
+        except CannotMend as trouble:
+            return Repair("refused", before, after, draft, why=str(trouble), advice=_advice(before, found))
     return Repair("mended", before, after, draft, place)
 
 

@@ -230,19 +230,18 @@ def asked(folder: Path, config: dict[str, Any], expected: set[str]) -> tuple[str
 def compared(outlook: Outlook, answer: tuple[str, Any], config: dict[str, Any], known: set[str]) -> str:
     """``agrees``, ``abstains``, or what differs."""
     kind, said = answer
+    unsure = any(one.outcome == "unknown" for one in outlook.effects)
     refused = [one for one in outlook.effects if one.outcome == "refused"]
     if kind == "refused":
         if not refused:
-            return (
-                "abstains"
-                if outlook.outcome == "unknown"
-                else f"vLLM refuses ({said[:200]}), foreseen: {outlook.outcome}"
-            )
+            return "abstains" if unsure else f"vLLM refuses ({said[:200]}), foreseen: {outlook.outcome}"
         quoted = [one for one in refused if all(part.strip() in said for part in one.message.split("…"))]
         return "agrees" if quoted else f"other words: {[one.message for one in refused]} against {said[:200]}"
     if refused:
         return f"vLLM accepts, foreseen: {[one.message or one.why for one in refused]}"
     lost = 2 * sum(name not in known for name in said)
+    if any(one.trait == "lora-bias" for one in outlook.effects):  # 0.31 reads them, and keeps none
+        lost += sum(name in known for name in said)
     if lost != outlook.dropped:
         return f"{lost} tensors have no module, foreseen: {outlook.dropped}"
     foreseen = next((one.factors for one in outlook.effects if one.trait == "scaling"), None) or (1.0, 1.0)
@@ -250,7 +249,7 @@ def compared(outlook: Outlook, answer: tuple[str, Any], config: dict[str, Any], 
     off = [ratio for ratio in ratios if abs(ratio - 1) > 1e-6] or [1.0]
     if abs(min(off) - foreseen[0]) > 1e-6 or abs(max(off) - foreseen[1]) > 1e-6:
         return f"scalings {min(off):.4g} to {max(off):.4g}, foreseen: {foreseen}"
-    return "abstains" if outlook.outcome == "unknown" else "agrees"
+    return "abstains" if unsure else "agrees"
 
 
 def cases(n: int, seed: int, folder: Path) -> Iterator[tuple[Path, Path, str, dict[str, Any]]]:

@@ -68,7 +68,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gather": _PURE | {"errors", "reference", "sources"},
     "loading": _PURE | {"errors", "sources", "gather"},
     "merged": _PURE | {"errors", "sources", "gather"},
-    "repair": _PURE | {"errors", "sources", "gather", "renames", "comparison", "placement", "shapes", "report"},
+    "repair": _PURE
+    | {"serving", "errors", "sources", "gather", "renames", "comparison", "placement", "shapes", "report"},
     "trainables": _PURE,
     "derive": _PURE | {"errors", "reference", "sources", "gather", "loading", "comparison", "placement", "identity"},
 }

@@ -20,6 +20,9 @@ def fix(
     output: Annotated[Path | None, typer.Option(help="The folder to write the mended copy to; it must be new.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
     for_peft: Annotated[str | None, typer.Option(help="Write a config that this PEFT release can read.")] = None,
+    for_engine: Annotated[
+        str | None, typer.Option("--for", help="Write what this engine honours, in its own format if need be.")
+    ] = None,
     drop_rows: Annotated[
         bool, typer.Option("--drop-rows", help="Lossy: cut embeddings to the base's vocabulary; added tokens are lost.")
     ] = False,
@@ -58,6 +61,7 @@ def fix(
             output,
             dry_run=dry_run,
             for_peft=for_peft,
+            for_engine=for_engine,
             losing=tuple(name for name, wanted in lossy.items() if wanted),
             model_class=model_class,
             trust_remote_code=trust_remote_code,

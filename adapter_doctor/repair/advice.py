@@ -18,18 +18,24 @@ LOST = {
     "AD201": "there are no weights",
     "AD212": "half of the pairs of tensors is missing",
 }
+SERVING = ("AD701", "AD702", "AD703")
+"""Codes of findings about a serving engine, which a merged model does not trouble."""
 _ZERO = "zero_to_fp32.py"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 
 
 def advice(report: Report, files: Mapping[str, int], folder: Path | None) -> tuple[str, ...]:
-    """Sentences for the user; none where the weights are all there.
+    """Sentences for the user; none where the weights are all there and no engine refuses them.
 
     ``files`` are those of the adapter's folder, ``folder`` where it lies on this disk, if it does.
     """
     fired = [one.rule.code for one in report.findings if one.rule.code in LOST and one.consequence_of is None]
     if not fired:
-        return ()
+        served = [one for one in report.findings if one.rule.code in SERVING]
+        merge = "merge it instead: PeftModel.from_pretrained(base, adapter).merge_and_unload(), and see with"
+        return (
+            (f"{merge} `adapter-doctor verify-merge BASE ADAPTER MERGED` that the update is in it",) if served else ()
+        )
     said = [f"the trained numbers are not in the file: {LOST[fired[0]]}"]
     if fired[0] == "AD202":
         return (*said, "fetch the file itself: `git lfs pull` in the repository, or `hf download`")

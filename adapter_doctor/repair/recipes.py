@@ -114,7 +114,33 @@ class Cleaned:
         return self.of.shape
 
 
-Recipe: TypeAlias = Kept | Permuted | Rows | Joined | Diagonal | Cleaned
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """Every value times ``factor``, in F32: half precision would round what was exact."""
+
+    of: Recipe
+    factor: float
+
+    @property
+    def dtype(self) -> str:
+        """As safetensors calls it."""
+        return "F32"
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape."""
+        return self.of.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """A tensor of nothing but zeros."""
+
+    dtype: str
+    shape: Shape
+
+
+Recipe: TypeAlias = Kept | Permuted | Rows | Joined | Diagonal | Cleaned | Scaled | Zeros
 
 
 def transposed(matrix: Recipe) -> Recipe:
@@ -134,6 +160,8 @@ def leaves(recipe: Recipe) -> tuple[TensorInfo, ...]:
     """The tensors of the original that go into it."""
     if isinstance(recipe, Kept):
         return (recipe.info,)
+    if isinstance(recipe, Zeros):
+        return ()
     if isinstance(recipe, (Joined, Diagonal)):
         return tuple(info for part in recipe.parts for info in leaves(part))
     return leaves(recipe.of)

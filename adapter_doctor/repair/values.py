@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from adapter_doctor.formats.bit_patterns import PATTERNS
 from adapter_doctor.formats.safetensors_header import BITS
-from adapter_doctor.repair.recipes import Cleaned, Diagonal, Joined, Kept, Permuted, Recipe, Rows
+from adapter_doctor.repair.recipes import Cleaned, Diagonal, Joined, Kept, Permuted, Recipe, Rows, Scaled, Zeros
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,6 +127,10 @@ class Reader:
                 out[row : row + rows, column : column + columns] = self.array(part)
                 row, column = row + rows, column + columns
             return out
+        if isinstance(recipe, Zeros):
+            return np.zeros(recipe.shape, _kind(recipe.dtype))
+        if isinstance(recipe, Scaled):
+            return (_floats(self.array(recipe.of), recipe.of.dtype) * recipe.factor).astype("<f4").view("<u4")
         assert isinstance(recipe, Cleaned)
         bits = self.array(recipe.of)
         _, mask, first_odd, _ = PATTERNS[recipe.dtype]
@@ -146,6 +150,16 @@ class Reader:
 
 # What the system answers where it cannot copy ranges between these two files; a full disk is not among them.
 _NO_RANGES = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+
+
+def _floats(bits: Array, dtype: str) -> Array:
+    """The values behind bit patterns, as float64: a product with them is rounded once, when it is stored."""
+    import numpy as np
+
+    bits = np.ascontiguousarray(bits)
+    if dtype == "BF16":
+        return (bits.astype("<u4") << 16).view("<f4").astype("<f8")
+    return bits.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype("<f8")
 
 
 def _kind(dtype: str) -> str:

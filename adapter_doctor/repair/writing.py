@@ -90,7 +90,7 @@ def write(draft: Draft, source: Source, folder: Path) -> None:
     beside = files_beside(source)
     try:
         paths = source.fetch_all([*needed, *beside, *([CONFIG] if CONFIG in source.files() else [])])
-        _write_weights(draft, {name: paths[name] for name in needed}, folder / WEIGHTS)
+        write_weights(draft, {name: paths[name] for name in needed}, folder / WEIGHTS)
         _write_config(draft, source, folder / CONFIG)
         for name in beside:
             if is_own(paths[name], source):
@@ -125,7 +125,12 @@ def is_own(path: Path, source: Source) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(allowed)
 
 
-def _write_weights(draft: Draft, paths: Mapping[str, Path], path: Path) -> None:
+def write_weights(draft: Draft, paths: Mapping[str, Path], path: Path) -> None:
+    """The draft's tensors as one safetensors file; ``paths`` are the files of the original by their names.
+
+    Raises:
+        OSError: reading or writing fails.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **draft.metadata, RECORD: record(draft)}}
     at = 0
     for name, recipe in draft.tensors.items():
