@@ -34,6 +34,7 @@ from adapter_doctor.inspection import Inspection
 from adapter_doctor.inspection import build as inspection_of
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, tree_kept, waived, weight_files
+from adapter_doctor.notebook import told_in_cell
 from adapter_doctor.report import AdapterError, Report, build
 from adapter_doctor.rules import Rule, rules_of
 from adapter_doctor.selection import chosen_rules
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from adapter_doctor.merged.verification import Verification
 
 
+@told_in_cell
 def check(
     base: str | Path | torch.nn.Module | None,
     adapter: str | Path,

@@ -43,6 +43,13 @@ class AdapterError(DoctorError):
         super().__init__(report.summary)
         self.report = report
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: the diagnosis."""
+        from adapter_doctor.notebook import instead_of_traceback
+        from adapter_doctor.render.visible import visible
+
+        return instead_of_traceback(self.report, visible(self.message))
+
 
 @dataclass(frozen=True)
 class Report:
@@ -127,6 +134,12 @@ class Report:
         from adapter_doctor.render.text import render
 
         return render(self)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """The report as a notebook shows it: HTML, and text where HTML is not shown."""
+        from adapter_doctor.render.html import fragment
+
+        return {"text/html": fragment(self), "text/plain": str(self)}
 
 
 def build(

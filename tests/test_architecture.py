@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": _WORDS | {"rules"},
     "diagnosis": _WORDS | {"rules", "engine"},
     "suppression": _WORDS | {"rules", "engine"},
+    "notebook": set(),
     "picture": _PURE,
     "selection": {"errors", "rules"},
     "settings": {"errors", "formats", "suppression"},
@@ -77,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 FIRST_PARTIES_OF_NOBODY = {"doctor", "fixing", "publish", "resumption", "cli"}
 # Exceptions, each with its reason.
 LAZY = {
+    ("report", "notebook"): "an error that is a report shows itself, where a notebook asks it to",
     (
         "report",
         "render",

@@ -29,7 +29,7 @@ def render(repair: Repair, *, width: int = 80, colour: bool = False) -> str:
     """The repair as text, at most ``width`` columns wide, with ANSI colours if ``colour``."""
     out = io.StringIO()
     console = Console(
-        file=out, width=max(width, 40), force_terminal=colour, no_color=not colour, highlight=False, markup=False,
+        file=out, width=max(width, 40), force_terminal=colour, no_color=not colour, highlight=False, markup=False, force_jupyter=False,
         emoji=False, color_system="standard" if colour else None, legacy_windows=False,
     )  # fmt: skip
     title, style = _TITLES[repair.state]
