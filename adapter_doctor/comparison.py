@@ -307,8 +307,8 @@ def _clash_reason(clash: Clash, base: BaseModules) -> str:
         return "empty"
     one = parse(clash.key)
     if one is None or one.parameter in ("token_adapter", "trainable_tokens_delta"):
-        module = base.modules.get(clash.key.removeprefix(PREFIX).rpartition(".")[0].removesuffix(".base_layer"))
         name = clash.key.removeprefix(PREFIX)
+        module = base.modules.get(re.sub(r"(\.token_adapter)?(\.base_layer)?\.[^.]+$", "", name))
         is_rows = clash.in_file[1:] == clash.in_model[1:] and clash.in_file[:1] != clash.in_model[:1]
         vocabulary = module is not None and (module.kind == "embedding" or name.startswith(f"{base.output_embedding}."))
         return "rows" if is_rows and vocabulary else "head" if is_rows and module is not None else "width"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import defects
 import pytest
+import tiny
 from defects import ARCHITECTURES, DEFECTS, Defect, Pair
 
 from adapter_doctor import Report, check
@@ -84,3 +86,38 @@ def test_the_load_shows_the_same_cause(
     base = pair.base if pair.base_given else None
 
     assert_one_cause(check(base, pair.adapter, child=child, cache=False), DEFECTS[number].code)
+
+
+def _adapted(model: Any, folder: Path, **options: Any) -> Path:
+    import peft
+
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj"], **options))
+    tiny.train_by_chance(adapted)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def test_saved_head_without_a_task_gets_a_base_with_as_many_labels(
+    pairs: dict[str, Pair], child: LoadingChild, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    base = pairs["llama"].base
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+
+    report = check(base, _adapted(model, tmp_path / "adapter", modules_to_save=["score"]), child=child, cache=False)
+
+    assert report.verdict == "compatible", report.summary
+
+
+def test_tokens_trained_on_a_resized_base_are_one_matter_of_the_vocabulary(
+    pairs: dict[str, Pair], child: LoadingChild, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = pairs["llama"].base
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(tiny.VOCABULARY + 8)
+    adapter = _adapted(model, tmp_path / "adapter", task_type="CAUSAL_LM", trainable_token_indices=[130, 131])
+
+    assert_one_cause(check(base, adapter, child=child, cache=False), "AD308")

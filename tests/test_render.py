@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,7 @@ from adapter_doctor.cli.output import FORMATS
 from adapter_doctor.report import Report
 
 GOLDEN = Path(__file__).parent / "golden"
+RENDERERS = Path(__file__).parent.parent / "adapter_doctor" / "render"
 SCHEMA = Path(__file__).parent / "data" / "sarif-schema-2.1.0.json"
 ENDINGS = {"text": "txt", "json": "json", "sarif": "sarif", "github": "github", "junit": "xml", "markdown": "md", "html": "html"}  # fmt: skip
 NAMES = sorted(five_reports.CHANGES)
@@ -162,4 +164,8 @@ def test_markup_of_a_stranger_stands_in_code_in_markdown() -> None:
 
 
 def test_formats_import_nothing_that_they_do_not_need() -> None:
-    assert {"torch", "transformers", "peft"} & set(sys.modules) == set()
+    modules = [f"adapter_doctor.render.{path.stem}" for path in RENDERERS.glob("[a-z]*.py")]
+    code = f"import sys, {', '.join(modules)}; print({{'torch', 'transformers', 'peft'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "set()\n"

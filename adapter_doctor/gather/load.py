@@ -48,8 +48,12 @@ def labels_in(tensors: AdapterTensors) -> int | None:
 _HEADS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 
 
-def _has_head(base_config: BaseConfig, task: str) -> bool:
-    return any(name.endswith(_HEADS[task]) for name in base_config.architectures)
+def _lacks_head(config: AdapterConfig, base_config: BaseConfig) -> bool:
+    """Whether the task, or the class that PEFT recorded where no task was set, has a head that the base lacks."""
+    recorded = config.get("auto_mapping")
+    name = recorded.get("base_model_class") if isinstance(recorded, Mapping) else None
+    kind = _HEADS.get(config.task_type) or next((one for one in _HEADS.values() if str(name).endswith(one)), None)
+    return kind is not None and not any(one.endswith(kind) for one in base_config.architectures)
 
 
 def load_request(
@@ -72,7 +76,7 @@ def load_request(
         "task_type": task,
         "peft_type": config.peft_type,
         "auto_mapping": config.get("auto_mapping"),
-        "labels": labels_in(tensors) if task in _HEADS and not _has_head(base_config, task) else None,
+        "labels": labels_in(tensors) if _lacks_head(config, base_config) else None,
         "paths": sorted(paths)[:5000],
         **options,
     }
