@@ -103,6 +103,28 @@ def _magnitude(pattern: int, dtype: str) -> float:
     return float(pattern)
 
 
+def scalar(path: Path, info: TensorInfo) -> float:
+    """The value of a tensor with one element.
+
+    Raises:
+        ValueError: it is in a format that is not read here, or not in the file.
+    """
+    import numpy as np
+
+    kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}.get(info.dtype)
+    if kind is None or not info.start:
+        raise ValueError(f"{info.dtype} is not read here")
+    try:
+        with path.open("rb") as file:
+            file.seek(info.start)
+            found = np.frombuffer(file.read(info.end - info.start), kind)
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    if len(found) != 1:
+        raise ValueError("it is not in the file")
+    return float((found.astype("<u4") << 16).view("<f4")[0] if info.dtype == "BF16" else found[0])
+
+
 def compare_with_base(
     adapter: Path, copies: Mapping[str, TensorInfo], base: Path, checkpoint: BaseCheckpoint, names: Mapping[str, str]
 ) -> BaseCopies:

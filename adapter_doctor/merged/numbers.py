@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from adapter_doctor.facts import TensorInfo
 from adapter_doctor.formats.safetensors_header import BITS
@@ -26,13 +26,13 @@ class Tensors:
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo]) -> None:
         self.infos = tensors
         self._folder = folder
-        self._files: dict[str, tuple[IO[bytes], mmap.mmap]] = {}
+        self._maps: dict[str, mmap.mmap] = {}
 
     def close(self) -> None:
         """Close the files."""
-        for file, _ in self._files.values():
-            file.close()
-        self._files.clear()
+        for one in self._maps.values():
+            one.close()
+        self._maps.clear()
 
     def rows(self, info: TensorInfo, start: int = 0, stop: int | None = None) -> Array:
         """Rows ``start`` to ``stop`` as float32 (float64 as it is).
@@ -65,10 +65,10 @@ class Tensors:
         return flat.reshape((stop - start, *info.shape[1:]) if info.shape else ())
 
     def _view(self, name: str) -> mmap.mmap:
-        if name not in self._files:
-            file = (self._folder / name).open("rb")
-            self._files[name] = file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._files[name][1]
+        if name not in self._maps:
+            with (self._folder / name).open("rb") as file:  # the map outlives it
+                self._maps[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[name]
 
 
 def rounded(values: Array, dtype: str) -> Array:

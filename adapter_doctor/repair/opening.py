@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from adapter_doctor.facts import AdapterConfig, AdapterTensors, Facts, FileState, Missing, TensorInfo, WeightsFiles
-from adapter_doctor.formats import safetensors_header, torch_pickle
+from adapter_doctor.formats import bounded_json, safetensors_header, torch_pickle
+from adapter_doctor.formats.foreign import format_of_keys
 from adapter_doctor.gather.adapter import PICKLE, SAFETENSORS, read_listing, read_safetensors
+from adapter_doctor.gather.values import scalar
 from adapter_doctor.repair.plan import CannotMend, Draft, Step
 from adapter_doctor.repair.recipes import Kept, Permuted, Recipe
 from adapter_doctor.sources import Source, Unreachable
 
+_BESIDE = ("params.json",)
+MAX_BESIDE, MOST_SCALARS = 1_000_000, 20_000
 SHARD = re.compile(r"^adapter_model[-_.](\d+)[-_]of[-_](\d+)\.(safetensors|bin)$")
 
 
@@ -22,18 +28,44 @@ def opened(source: Source, facts: Facts) -> Draft:
         CannotMend: the tensors or the config cannot be had; the message says why.
     """
     config, tensors, weights = facts.get(AdapterConfig), facts.get(AdapterTensors), facts.get(WeightsFiles)
-    if isinstance(config, Missing):
-        raise CannotMend(f"{config.why}, and what it says (lora_alpha above all) cannot be told from tensors")
+    known = isinstance(config, AdapterConfig)
+    raw = config if isinstance(config, AdapterConfig) else AdapterConfig({})
     if isinstance(tensors, AdapterTensors):
-        steps = []
-        if tensors.file == PICKLE:
-            steps.append(Step("AD205", f"write {PICKLE} as {SAFETENSORS}, without unpickling"))
-        return draft_of(config, tensors.tensors, tensors.metadata, *steps)
-    others = weights.others if isinstance(weights, WeightsFiles) else ()
+        if not known and format_of_keys(tensors) is None:
+            raise CannotMend(f"{config.why}, and what it says (lora_alpha above all) cannot be told from tensors")  # type: ignore[union-attr]
+        step = Step("AD205", f"write {PICKLE} as {SAFETENSORS}, without unpickling")
+        draft = draft_of(raw, tensors.tensors, tensors.metadata, *([step] if tensors.file == PICKLE else []))
+        return with_more(source, draft)
+    others = weights.others if isinstance(weights, WeightsFiles) and weights.chosen is None else ()
     shards = [one for one in others if SHARD.match(one.name)]
-    if isinstance(weights, WeightsFiles) and weights.chosen is None and shards:
-        return _joined(source, config, shards)
-    raise CannotMend(tensors.why)
+    if shards and known:
+        return _joined(source, raw, shards)
+    if others:
+        found, metadata = read_weights(source, _newest(others))
+        if format_of_keys(found) is None:
+            raise CannotMend(f"{_newest(others).name} is in no format that is known here")
+        return with_more(source, draft_of(raw, found, metadata))
+    raise CannotMend(config.why if isinstance(config, Missing) else tensors.why)
+
+
+def _newest(files: tuple[FileState, ...]) -> FileState:
+    """The weight file to take: the one of the highest number, as `adapter_3.pt` after `adapter_2.pt`."""
+    return max(files, key=lambda one: ([int(number) for number in re.findall(r"\d{1,9}", one.name)], one.size))
+
+
+def with_more(source: Source, draft: Draft) -> Draft:
+    """The draft with what other libraries keep in a file beside the tensors, or in tensors with one element."""
+    beside = {}
+    for name in _BESIDE:
+        if source.files().get(name, MAX_BESIDE + 1) <= MAX_BESIDE:
+            with contextlib.suppress(bounded_json.BadJson, Unreachable):
+                beside[name] = bounded_json.parse_object(source.read(name, 0, MAX_BESIDE + 1))
+    small = [(name, info) for name, info in draft.original.items() if info.count == 1 and name.endswith("alpha")]
+    scalars = {}
+    for name, info in small[:MOST_SCALARS]:
+        with contextlib.suppress(Unreachable, ValueError):
+            scalars[name] = scalar(source.fetch_all([info.file])[info.file], info)
+    return replace(draft, beside=beside, scalars=scalars)
 
 
 def draft_of(
@@ -51,7 +83,7 @@ def draft_of(
             " file with torch.load(weights_only=True) and save its tensors, made contiguous, with safetensors"
         )
     recipes = {name: _straight(info) for name, info in tensors.items()}
-    return Draft(config.raw, recipes, tensors, metadata, steps)
+    return Draft(config.raw, recipes, tensors, metadata, steps=steps)
 
 
 def _straight(info: TensorInfo) -> Recipe:

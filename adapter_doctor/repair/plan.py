@@ -51,13 +51,16 @@ class Step:
 class Draft:
     """The mended adapter as planned so far: its config, its tensors by name in the order of the file, and the steps.
 
-    ``original`` are the tensors of the adapter as it came, ``obstacles`` say what could not be mended.
+    ``original`` are the tensors of the adapter as it came, ``beside`` what other libraries' files beside them hold, and
+    ``scalars`` the values of tensors with one element. ``obstacles`` say what could not be mended.
     """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Recipe]
     original: Mapping[str, TensorInfo] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     obstacles: tuple[str, ...] = ()
 

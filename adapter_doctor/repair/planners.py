@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from adapter_doctor.repair import contents, losses, names, settings
+from adapter_doctor.repair import contents, foreign, losses, names, settings
 from adapter_doctor.repair.plan import Planner
 
 PLANNERS: tuple[Planner, ...] = (
+    foreign.convert,
     names.unwrap_saved,
     names.unwrap,
     names.unwrap_twice,

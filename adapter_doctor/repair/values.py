@@ -94,12 +94,11 @@ class Reader:
             start += done
 
     def _blocks(self, recipe: Recipe) -> Iterator[bytes]:
-        import numpy as np
 
         whole = self.array(recipe)
-        step = max(1, CHUNK // max(1, whole[:1].nbytes)) if whole.ndim else 1
+        step = max(1, CHUNK // max(1, whole[:1].nbytes) // 8 * 8) if whole.ndim else 1
         for start in range(0, len(whole), step) if whole.ndim else ():
-            yield np.ascontiguousarray(whole[start : start + step]).tobytes()
+            yield _packed(whole[start : start + step])
         if not whole.ndim:
             yield whole.tobytes()
 
@@ -160,6 +159,34 @@ def _floats(bits: Array, dtype: str) -> Array:
     if dtype == "BF16":
         return (bits.astype("<u4") << 16).view("<f4").astype("<f8")
     return bits.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype("<f8")
+
+
+def _packed(rows: Array) -> bytes:
+    """The rows as bytes. A transposed matrix is turned tile by tile, and several narrow elements at once.
+
+    Element by element each would be a cache miss; four of two bytes move as one of eight, and are then told apart.
+    """
+    import numpy as np
+
+    if rows.ndim != 2 or abs(rows.strides[0]) >= abs(rows.strides[1]):
+        return np.ascontiguousarray(rows).tobytes()
+    source = rows.T
+    many = 8 // source.itemsize
+    if source.shape[1] % many or source.strides[1] != source.itemsize:
+        return np.ascontiguousarray(rows).tobytes()
+    wide = source.view("<u8")
+    turned = np.empty(wide.shape[::-1], "<u8")
+    for top in range(0, turned.shape[0], _TILE):
+        for left in range(0, turned.shape[1], _TILE):
+            turned[top : top + _TILE, left : left + _TILE] = wide[left : left + _TILE, top : top + _TILE].T
+    out = np.empty(rows.shape, rows.dtype)
+    parts = turned.view(rows.dtype).reshape(*turned.shape, many)
+    for number in range(many):
+        out[number::many] = parts[:, :, number]
+    return out.tobytes()
+
+
+_TILE = 128
 
 
 def _kind(dtype: str) -> str:
