@@ -153,8 +153,8 @@ class _DraftSource(DiskSource):
 def _measure(found: Examination, folder: Path, options: Mapping[str, Any], draft: Draft) -> Facts:
     """Where PEFT puts the draft's tensors: its header is loaded, without values."""
     known = {kind: fact for kind, fact in found.facts.known.items() if kind not in (BaseModules, Fit, LoadOutcome, Comparison, BaseCopies)}  # fmt: skip
-    if not draft.steps:
-        return found.facts  # the draft is the adapter as it came, and that was examined
+    if not draft.steps and isinstance(found.facts.get(LoadOutcome), LoadOutcome):
+        return found.facts  # the draft is the adapter as it came, and that was loaded
     facts = draft.facts(Facts(known))
     (folder / "adapter_config.json").write_text(json.dumps(draft.config), encoding="utf-8")
     chosen = {name: options.get(name) for name in ("model_class", "trust_remote_code")} | {"values": False}
@@ -222,7 +222,8 @@ def _written(
         after = judged(again)
         why = _unproven(after)
         if why:
-            return Repair("refused", before, after, draft, why=why, advice=_advice(before, found))
+            whole = "; ".join((*draft.obstacles, why))
+            return Repair("refused", before, after, draft, why=whole, advice=_advice(before, found))
         try:
             with engine.exported(folder, again.facts, found.base, place, options) as finished:
                 writing.put(finished, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
@@ -33,9 +32,7 @@ def made(folder: Path, *recipes: Recipe) -> bytes:
 
 
 def raw(tensor: torch.Tensor) -> bytes:
-    stored = io.BytesIO()
-    stored.write(bytes(tensor.contiguous().view(torch.uint8).flatten().tolist()))
-    return stored.getvalue()
+    return bytes(tensor.clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8).tolist())
 
 
 @pytest.mark.parametrize("dtype", WIDTHS)

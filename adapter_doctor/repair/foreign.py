@@ -11,7 +11,7 @@ from typing import Any
 from adapter_doctor.facts import BaseConfig, BaseFolder, BaseModules, Missing
 from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.formats.declared_ranks import pattern_for
-from adapter_doctor.repair.plan import CannotMend, Case, Step
+from adapter_doctor.repair.plan import CannotMend, Case, Hopeless, Step
 from adapter_doctor.repair.recipes import Permuted, Recipe, transposed
 
 
@@ -39,10 +39,13 @@ def convert(case: Case) -> Step | None:
     base = case.facts.get(BaseModules)
     if isinstance(base, Missing) or any(key.startswith(PREFIX) for key in case.draft.tensors):
         return None
-    for reader in (_mlx, _torchtune, _mistral, _kohya):
-        found = reader(case)
-        if found is not None:
-            return _step(case, found, base)
+    try:
+        for reader in (_mlx, _torchtune, _mistral, _kohya):
+            found = reader(case)
+            if found is not None:
+                return _step(case, found, base)
+    except CannotMend as why:
+        raise Hopeless(str(why)) from None
     return None
 
 

@@ -17,6 +17,10 @@ class CannotMend(Exception):
     """A defect is there, and no repair is certain; the message is a clause that says why."""
 
 
+class Hopeless(CannotMend):
+    """As CannotMend, and no other repair makes sense."""
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What the user asks for beyond what is lossless: a PEFT release to write for, and which losses are accepted.
@@ -103,7 +107,11 @@ Planner: TypeAlias = Callable[[Case], Step | None]
 def plan(
     draft: Draft, planners: Sequence[Planner], measure: Callable[[Draft], Facts], wishes: Wishes
 ) -> tuple[Draft, Facts]:
-    """The draft after every step that any planner proposes, and its facts. ``measure`` finds out where a draft lands."""
+    """The draft after every step that any planner proposes, and its facts. ``measure`` finds out where a draft lands.
+
+    Raises:
+        Hopeless: a planner sees that no repair makes sense.
+    """
     facts = measure(draft)
     at = 0
     refused: dict[str, None] = {}
@@ -111,6 +119,8 @@ def plan(
         try:
             step = planners[at](Case(draft, facts, wishes))
             later = draft.after(step) if step is not None else draft
+        except Hopeless:
+            raise
         except CannotMend as why:
             refused[str(why)] = None
             step = None
