@@ -32,7 +32,7 @@ from adapter_doctor.findings import Severity
 from adapter_doctor.gather.values import compare_with_base
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import load_in_child
-from adapter_doctor.repair import mlx, opening, writing
+from adapter_doctor.repair import opening, writing
 from adapter_doctor.repair.advice import advice
 from adapter_doctor.repair.destination import Destination, destination
 from adapter_doctor.repair.outcome import Repair
@@ -133,11 +133,7 @@ def _planned(
     """
     if found.base is None or isinstance(found.facts.get(BaseConfig), Missing):
         raise CannotMend("the base could not be read, and what fits cannot be told without it")
-    config = found.facts.get(AdapterConfig)
-    if isinstance(config, AdapterConfig) and mlx.is_mlx(config):
-        draft = mlx.opened(found.adapter, config, found.reference)
-    else:
-        draft = opening.opened(found.adapter, found.facts)
+    draft = opening.opened(found.adapter, found.facts)
     with tempfile.TemporaryDirectory(prefix="adapter-doctor-") as folder:
         measured = partial(_measure, found, Path(folder), options)
         return plan(draft, planners, measured, wishes)
