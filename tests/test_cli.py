@@ -247,6 +247,36 @@ def test_incomplete_command_exits_with_2(arguments: list[str]) -> None:
     assert result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["chek", "a", "b"], "adapter-doctor check a b"),
+        (["./base", "me/my lora"], "adapter-doctor check ./base 'me/my lora'"),
+        (["me/my-lora"], "adapter-doctor inspect me/my-lora"),
+        (["ad211"], "adapter-doctor explain AD211"),
+        (["diagnose"], "adapter-doctor --help"),
+    ],
+)
+def test_word_that_is_no_command_is_answered_with_the_one_that_is_meant(arguments: list[str], meant: str) -> None:
+    result = run(*arguments)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == f"  try: {meant}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(shell: str) -> None:
+    script = run("--show-completion", shell)
+    assert (script.exit_code, "adapter-doctor" in script.stdout) == (0, True)
+    if shell != "bash":
+        return
+    for words, offered in (("adapter-doctor ch", "check"), ("adapter-doctor check --fo", "--format")):
+        completed = run(
+            _ADAPTER_DOCTOR_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(words.count(" ")),
+        )  # fmt: skip
+        assert offered in completed.stdout.split()
+
+
 @pytest.mark.parametrize("reference", ["", "  ", "https://example.com/a/b", "hf://datasets/a/b", "a\x00b"], ids=repr)
 def test_reference_that_can_mean_nothing_exits_with_2(reference: str, base: Path, sound: Path) -> None:
     for pair in ((reference, sound), (base, reference)):

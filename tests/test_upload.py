@@ -208,7 +208,7 @@ def test_private_base_is_worth_a_warning(hub: WritableHub, adapter: Path) -> Non
     ("arguments", "says"),
     [
         (["nowhere", "me/my-lora"], "is no folder"),
-        (["me/my-lora", "."], "cannot be the name of a repository"),
+        (["me/my-lora", "."], "try: adapter-doctor upload . me/my-lora"),
         ([".", "a/b/c"], "cannot be the name of a repository"),
         ([".", "me/my-lora", "--license", "mit"], "add --fix-card"),
     ],

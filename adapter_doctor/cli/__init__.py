@@ -8,8 +8,10 @@ import sys
 import typer
 
 from adapter_doctor.cli.check import check
+from adapter_doctor.cli.commands import Commands
 from adapter_doctor.cli.explain import explain
 from adapter_doctor.cli.fix import fix
+from adapter_doctor.cli.hook import hook
 from adapter_doctor.cli.inspect import inspect
 from adapter_doctor.cli.resume import resume
 from adapter_doctor.cli.rules import rules
@@ -18,6 +20,7 @@ from adapter_doctor.cli.verify_merge import verify_merge
 
 app = typer.Typer(
     name="adapter-doctor",
+    cls=Commands,
     help="Does this PEFT/LoRA adapter work on this base model, and if not, what is wrong and how is it mended?",
     epilog="Exit codes: 0 compatible, 1 incompatible, 2 wrong usage, 3 undetermined.",
     no_args_is_help=True,
@@ -30,6 +33,7 @@ app.command()(fix)
 app.command("verify-merge")(verify_merge)
 app.command()(inspect)
 app.command()(upload)
+app.command()(hook)
 app.command()(resume)
 app.command()(rules)
 app.command()(explain)

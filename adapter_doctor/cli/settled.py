@@ -25,7 +25,10 @@ def settled(
     for name, value in (("load", load), ("fail-on", fail_on)):
         if value is not None and value not in CHOICES[name]:
             raise DoctorError(f"--{name} is {value!r}", f"--{name} {' | '.join(CHOICES[name])}")
-    own = (project_settings(Path.cwd()) if config is None else read_settings(config)).of(adapter)
+    here = Path.cwd()
+    if Path(adapter).is_relative_to(here):
+        adapter = str(Path(adapter).relative_to(here))
+    own = (project_settings(here) if config is None else read_settings(config)).of(adapter)
     return replace(
         own,
         load=load or own.load or "skeleton",

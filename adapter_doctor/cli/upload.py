@@ -43,7 +43,6 @@ def upload(
     progress = Progress()
     try:
         own = settled(str(folder), config, load, fail_on, select, ignore)
-        hub.valid_repo(repo_id)
         if license_name and not fix_card:
             raise DoctorError("--license is for --fix-card", "add --fix-card")
         if fix_card and folder.is_dir():

@@ -91,7 +91,6 @@ def upload(
         AdapterError: it was refused; ``.report`` says why.
         UploadError: the Hub did not take it.
     """
-    hub.valid_repo(repo)
     plan = examine(
         Path(folder), repo, base=base, include=include, fail_on=fail_on, load=load, select=select, ignore=ignore,
         token=token, offline=offline, progress=progress,
@@ -119,11 +118,12 @@ def examine(
     """The folder examined for an upload; see :func:`upload`.
 
     Raises:
-        DoctorError: the folder is none.
+        DoctorError: the folder is none, or the repository's name cannot be one.
     """
     if not folder.is_dir():
         hint = f"adapter-doctor upload {repo} {folder}" if Path(repo).is_dir() else "the folder that PEFT saved to"
         raise DoctorError(f"{str(folder)!r} is no folder", hint)
+    hub.valid_repo(repo)
     reasons = ignore if isinstance(ignore, Mapping) else dict.fromkeys(ignore, "at your request")
     select = tuple(select)
     rules = [one for one in chosen_rules(select, reasons, "upload") if OWN_COMMANDS.get(one.code[2]) == "upload"]
