@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
 
+from adapter_doctor.findings import Hit
+
 Shape = tuple[int, ...]
 
 
@@ -827,6 +829,68 @@ class TrainableParameters:
     def order(self) -> tuple[Trainable, ...]:
         """The parameters as the Trainer's optimizer numbers them."""
         return self.groups[0] + self.groups[1]
+
+
+# ------------------------------------------------------------------------------------------------------ a text
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A library's message in a text: the ``form`` that it has, the rule it speaks of, and where it stands.
+
+    ``says`` is the message in this project's words, ``quote`` its own; ``line`` counts from 1, 0 where it is not known.
+    """
+
+    form: str
+    code: str
+    says: str
+    fix: str | None = None
+    line: int = 0
+    quote: str = ""
+
+    @property
+    def hit(self) -> Hit:
+        """The message as a sighting of the defect that it speaks of."""
+        where = f"line {self.line}" if self.line else None
+        return Hit(self.says, where, examples=(self.quote,) if self.quote else (), fix=self.fix)
+
+
+@dataclass(frozen=True)
+class Messages:
+    """The messages in a text that are known, in their order."""
+
+    found: tuple[Message, ...] = ()
+
+    def hits(self, code: str) -> Iterator[Hit]:
+        """The sightings of one rule's defect."""
+        return (message.hit for message in self.found if message.code == code)
+
+
+@dataclass(frozen=True)
+class StateDictMismatch:
+    """What `load_state_dict` said of a state dict that is no adapter: the names it listed, each under one reason.
+
+    ``missing`` are the model's names that the state dict lacks, ``unexpected`` the state dict's that the model lacks,
+    ``clashes`` names that both have with different shapes. ``cut`` is set where the text breaks off inside a list.
+    ``reasons`` maps to the names of the state dict (or of the model, where it lacks them): ``checkpoint`` (a training
+    checkpoint around it), ``optimizer``, ``adapter``, ``no-adapter``, ``frozen``, ``prefix``, ``renamed``, ``layers``,
+    ``rank``, ``rows``, ``head``, ``width``, ``architecture``, ``buffers``, ``missing``, ``unexpected``. ``rename`` belongs to
+    ``prefix`` and ``renamed``; ``layers`` are the numbers of layers in the state dict and the model.
+    """
+
+    class_name: str = ""
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    clashes: tuple[Clash, ...] = ()
+    cut: bool = False
+    reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rename: Rename | None = None
+    layers: tuple[int, int] | None = None
+
+    @property
+    def clash(self) -> Mapping[str, Clash]:
+        """The clashes by name."""
+        return {one.key: one for one in self.clashes}
 
 
 Fact = TypeVar("Fact")

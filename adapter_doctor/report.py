@@ -30,7 +30,7 @@ from adapter_doctor.picture import Picture, draw
 from adapter_doctor.suppression import Suppressed
 
 Verdict = Literal["compatible", "incompatible", "undetermined"]
-Extent = Literal["static", "loaded", "run"]
+Extent = Literal["static", "loaded", "run", "text"]
 MOST_FILES = 100
 """Files of the adapter's folder that a report names."""
 EXIT_CODES: Mapping[Verdict, int] = {"compatible": 0, "incompatible": 1, "undetermined": 3}
@@ -58,6 +58,7 @@ class Report:
     ``base``, ``adapter`` and ``environment`` describe what was examined; ``landed`` counts what became of the tensors,
     or is None where nothing was loaded. ``suppressed`` are findings that the user knows of and that count no more.
     ``serving`` has what each engine asked about will do.
+    ``text`` describes the text that was explained, if one was.
     """
 
     diagnosis: Diagnosis
@@ -70,6 +71,7 @@ class Report:
     suppressed: tuple[Suppressed, ...] = ()
     serving: tuple[Outlook, ...] = ()
     picture: Picture = field(default_factory=Picture)
+    text: Mapping[str, Any] | None = None
 
     @property
     def verdict(self) -> Verdict:

@@ -22,6 +22,7 @@ stand in `tests/rules/*.toml`:
     load.*, run.*                   fields of LoadOutcome and RunOutcome, as they are told by the load alone
     upload.{files,included,left_out}, card.{present,metadata,trouble}, secrets = [...], access = STATE    for uploads
     checkpoint.*, optimizer.* and more      the training checkpoint; see patient_checkpoint.py
+    text = "..."                    a text in which something failed
     missing = ["FACT"]              facts that are not known
     waived = ["FACT"]               facts that the user asked not to look for, as with `--load no`
     engines = ["ENGINE@VERSION"]    the engines asked for with `--for`
@@ -85,6 +86,8 @@ from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.gather.environment import PACKAGES
 from adapter_doctor.placement import base_weight_keys, canonical, foretell
 from adapter_doctor.serving.stage import asked, with_serving
+from adapter_doctor.texts.reading import read_string
+from adapter_doctor.texts.recognition import recognise
 
 ADAPTER, BASE = "example/tiny-llama-lora", "example/tiny-llama"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -138,7 +141,7 @@ _SECTIONS = frozenset(
         "config", "base", "trained", "retrained", "remove", "null", "tensors", "values", "weights", "pickle",
         "config_text", "config_file", "folder", "base_folder", "modules", "environment", "copies", "measured",
         "refusal", "load", "run", "upload", "card", "secrets", "access", "missing", "waived", "engines", "beside",
-        "base_weights",
+        "base_weights", "text",
     }
 ) | patient_checkpoint.SECTIONS  # fmt: skip
 _KEYS = {
@@ -179,6 +182,7 @@ def patient(changes: Mapping[str, Any] | None = None) -> Facts:
     others = [patient(other) for other in changes.get("beside", ())]
     serving = with_serving(facts, asked(changes.get("engines", ())), BASE, others)
     facts = facts.adding(serving.known[Serving] if changes.get("engines") else Serving())
+    facts = facts.adding(*recognise(read_string(changes.get("text", ""))).facts.known.values())
     return Facts({**facts.known, **waived})
 
 

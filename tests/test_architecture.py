@@ -25,7 +25,18 @@ HEAVY = {"torch", "transformers", "peft", "huggingface_hub"}
 _WORDS = {"findings", "facts"}
 _PURE = _WORDS | {"formats", "knowledge"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"doctor", "errors", "fixing", "inspection", "publish", "repair", "report", "resumption"},
+    "__init__": {
+        "doctor",
+        "errors",
+        "explanation",
+        "fixing",
+        "inspection",
+        "publish",
+        "repair",
+        "report",
+        "resumption",
+        "under_traceback",
+    },
     "__main__": {"cli"},
     "errors": set(),
     "findings": set(),
@@ -71,11 +82,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "merged": _PURE | {"errors", "sources", "gather"},
     "repair": _PURE
     | {"serving", "errors", "sources", "gather", "renames", "comparison", "placement", "shapes", "report"},
+    "texts": _PURE | {"renames", "comparison", "placement"},
     "trainables": _PURE,
     "derive": _PURE | {"errors", "reference", "sources", "gather", "loading", "comparison", "placement", "identity"},
 }
 # They may import everything; only `cli` may import `cli`.
-FIRST_PARTIES_OF_NOBODY = {"doctor", "fixing", "publish", "resumption", "cli"}
+FIRST_PARTIES_OF_NOBODY = {"doctor", "explanation", "fixing", "publish", "resumption", "under_traceback", "cli"}
 # Exceptions, each with its reason.
 LAZY = {
     ("report", "notebook"): "an error that is a report shows itself, where a notebook asks it to",

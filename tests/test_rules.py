@@ -24,7 +24,7 @@ CASES = Path(__file__).parent / "rules"
 RULES = {rule.name: rule for rule in all_rules()}
 FAMILIES = {
     "0": "reach", "1": "config", "2": "tensors", "3": "fit", "4": "environment", "5": "load", "6": "upload",
-    "7": "serving", "8": "resume",
+    "7": "serving", "8": "resume", "9": "explain",
 }  # fmt: skip
 KINDS = ("sick", "well", "unsure")
 NOT_CHANGES = ("name", "says", "also", "because")

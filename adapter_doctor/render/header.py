@@ -11,6 +11,7 @@ _EXTENT = {
     "static": "from files alone; nothing was loaded",
     "loaded": "the adapter was loaded through PEFT",
     "run": "the adapter was loaded and run",
+    "text": "the text alone; neither base nor adapter was looked at",
 }
 
 
@@ -21,6 +22,8 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("base", _describe(report.base, ("model_type", "class", "quantization"))),
         ("examined", _EXTENT[report.examined]),
     ]
+    if report.text is not None:
+        found = [("text", visible(str(report.text["reference"]), 300)), *(found if report.adapter else found[2:])]
     versions = [f"{name} {version}" for name, version in report.environment.items() if version and name != "python"]
     return [*found, ("with", ", ".join(versions[:3]))] if versions else found
 

@@ -46,6 +46,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         ],
         "notes": list(report.notes),
         "serving": [_outlook(one) for one in report.serving],
+        **({} if report.text is None else {"text": dict(report.text)}),
     }
 
 

@@ -57,7 +57,7 @@ def _head(console: Console, report: Report) -> None:
     for name, value in rows(report):
         _block(console, f"{name:<9} {value}", 2, hanging=10)
     for note in report.notes:
-        _block(console, note, 2)
+        _block(console, visible(note), 2)
     console.print()
 
 

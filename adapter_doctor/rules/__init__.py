@@ -98,7 +98,7 @@ def rule(
     return declare
 
 
-OWN_COMMANDS = {"6": "upload", "8": "resume"}
+OWN_COMMANDS = {"6": "upload", "8": "resume", "9": "explain"}
 """Families of rules, by the first digit of their codes, that only the command of this name runs. So is their folder."""
 
 
