@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from adapter_doctor.facts import (
     Facts,
     Missing,
     RunOutcome,
+    Serving,
     TensorValues,
 )
 from adapter_doctor.gather.adapter import gather_adapter
@@ -30,15 +31,12 @@ from adapter_doctor.gather.base import gather_base, gather_checkpoint
 from adapter_doctor.gather.environment import gather_environment
 from adapter_doctor.gather.load import load_request
 from adapter_doctor.gather.norms import with_norms
-from adapter_doctor.inspection import Inspection
-from adapter_doctor.inspection import build as inspection_of
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, tree_kept, waived, weight_files
 from adapter_doctor.notebook import told_in_cell
 from adapter_doctor.report import AdapterError, Report, build
 from adapter_doctor.rules import Rule, rules_of
 from adapter_doctor.selection import chosen_rules
-from adapter_doctor.serving.stage import asked, with_serving
 from adapter_doctor.sources import Source, Unreachable
 from adapter_doctor.sources.disk import DiskSource
 from adapter_doctor.suppression import Known, suppress
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
     import peft
     import torch
 
+    from adapter_doctor.inspection import Inspection
     from adapter_doctor.merged.verification import Verification
 
 
@@ -108,9 +107,10 @@ def check(
         raise DoctorError(f"the time limit is {time_limit:g} seconds, expected more than 0")
     reasons = ignore if isinstance(ignore, Mapping) else dict.fromkeys(ignore, "at your request")
     beside = tuple(beside)
-    rules, engines_asked = chosen_rules(select, reasons), asked(engines)
-    if beside and not engines_asked:
+    rules, engines = chosen_rules(select, reasons), tuple(engines)
+    if beside and not engines:
         raise DoctorError("adapters are served together by an engine, and none is named", "add --for ENGINE")
+    serve = _serving(engines)
     found = examine(
         base, adapter, load=load, run=run, model_class=model_class, trust_remote_code=trust_remote_code, values=values,
         time_limit=time_limit, python=python, cache=cache, base_revision=base_revision,
@@ -120,8 +120,21 @@ def check(
     opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
     others = [gather_adapter(open_source(str(one), None, None, **opening)[0], Facts()) for one in beside]
     facts = with_norms(found.adapter, found.facts, norms)
-    served = with_serving(facts, engines_asked, found.reference or "BASE", others)
-    return judged(replace(found, facts=served), rules, reasons, baseline)
+    return judged(replace(found, facts=serve(facts, found.reference or "BASE", others)), rules, reasons, baseline)
+
+
+def _serving(engines: Iterable[str]) -> Callable[[Facts, str, Sequence[Facts]], Facts]:
+    """How facts get to know what the engines will do; it costs an import only where some are named.
+
+    Raises:
+        DoctorError: no engine has this name.
+    """
+    if not engines:
+        return lambda facts, _base, _beside: facts.lacking(Missing("no --for", waived=True), Serving)
+    from adapter_doctor.serving.stage import asked, with_serving
+
+    profiles = asked(engines)
+    return lambda facts, base, beside: with_serving(facts, profiles, base, beside)
 
 
 @dataclass(frozen=True)
@@ -218,7 +231,7 @@ def judged(
     """The report of an examination by ``rules``, or by all there are; ``reasons`` and ``baseline`` are of :func:`check`."""
     rules = rules_of() if rules is None else rules
     left_out = [Unknown(rule, "at your request (--select)", True) for rule in rules_of() if rule not in rules]
-    facts = with_serving(found.facts, (), found.reference)  # no engine, where none was asked before
+    facts = _serving(())(found.facts, "", ())  # no engine, where none was asked before
     outcomes, suppressed = suppress(judge(rules, facts), reasons, baseline)
     return build((*outcomes, *left_out), facts, found.reference, found.notes, suppressed)
 
@@ -284,6 +297,8 @@ def inspect(
     facts = gather_adapter(source, Facts())
     if base_source is not None:
         facts = gather_base(base_source, facts, weights=False)
+    from adapter_doctor.inspection import build as inspection_of
+
     return inspection_of(facts, source.reference, base_source.reference if base_source is not None else None)
 
 
