@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from adapter_doctor import reference as references
 from adapter_doctor.derive import derive
 from adapter_doctor.engine import Unknown, judge
 from adapter_doctor.errors import DoctorError
@@ -19,7 +17,6 @@ from adapter_doctor.facts import (
     AdapterTensors,
     BaseCheckpoint,
     BaseConfig,
-    BaseFolder,
     Facts,
     Missing,
     RunOutcome,
@@ -34,6 +31,7 @@ from adapter_doctor.gather.norms import with_norms
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import LOADS, Load, load_in_child, load_in_memory, tree_kept, waived, weight_files
 from adapter_doctor.notebook import told_in_cell
+from adapter_doctor.opening import named_base, open_source, opened, prepare
 from adapter_doctor.report import AdapterError, Report, build
 from adapter_doctor.rules import Rule, rules_of
 from adapter_doctor.selection import chosen_rules
@@ -180,18 +178,18 @@ def examine(
         DoctorError: a reference means nothing.
     """
     opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
-    adapter_source, notes = _opened(adapter, adapter_revision, subfolder, opening)
+    adapter_source, notes = opened(adapter, adapter_revision, subfolder, opening)
     base_source: Source | None = None
     if base is not None and not _in_memory(base):
-        base_source, more = _opened(base, base_revision, None, opening)
+        base_source, more = opened(base, base_revision, None, opening)
         notes += more
     static = load == "no"
-    _prepare(adapter_source, base_source, static)
+    prepare(adapter_source, base_source, static)
     facts = gather_adapter(adapter_source, Facts()).adding(gather_environment())
     if base is None:
-        base_source, more, facts = _named_base(facts, base_revision, opening)
+        base_source, more, facts = named_base(facts, base_revision, opening)
         notes += more
-        _prepare(None, base_source, static)
+        prepare(None, base_source, static)
     facts = _gather_values(adapter_source, facts, values, load)
     if _in_memory(base):
         facts = load_in_memory(base, adapter_source, facts, load, training)
@@ -293,7 +291,7 @@ def inspect(
     opening = {"token": token, "offline": offline, "deadline": time.monotonic() + time_limit, "progress": progress}
     source, _ = open_source(str(adapter), adapter_revision, subfolder, **opening)
     base_source = open_source(str(base), base_revision, None, **opening)[0] if base is not None else None
-    _prepare(source, base_source, static=False)
+    prepare(source, base_source, static=False)
     facts = gather_adapter(source, Facts())
     if base_source is not None:
         facts = gather_base(base_source, facts, weights=False)
@@ -324,63 +322,6 @@ def verify_merge(
 
 
 # ---------------------------------------------------------------------------------------------------- the stages
-
-
-def open_source(
-    text: str, revision: str | None = None, subfolder: str | None = None, **opening: Any
-) -> tuple[Source, list[str]]:
-    """The folder or repository that ``text`` names, and what the report should say about the choice.
-
-    Raises:
-        DoctorError: nothing can be meant by it.
-    """
-    parsed = references.parse(text, revision=revision, subfolder=subfolder)
-    notes = [f"{text!r} is a folder here and was taken; hf://{text} means the repository"] if parsed.shadowed else []
-    if parsed.path is not None:
-        return DiskSource(parsed.path, str(parsed)), notes
-    from adapter_doctor.sources.hub import HubSource
-
-    return HubSource(parsed, **opening), notes
-
-
-def _opened(
-    given: object, revision: str | None, subfolder: str | None, opening: dict[str, Any]
-) -> tuple[Source, list[str]]:
-    """The source that was given, or that its name opens."""
-    if isinstance(given, (str, Path)):
-        return open_source(str(given), revision, subfolder, **opening)
-    return given, []  # type: ignore[return-value]  # a Source, which is a protocol
-
-
-def _prepare(adapter: Source | None, base: Source | None, static: bool) -> None:
-    """Let both sources get ready side by side what will be read of them: on the Hub each request is a round trip."""
-    wanted = ["config.json", "adapter_config.json"]
-    jobs = [(adapter, ("adapter_config.json", "adapter_model.safetensors"))] if adapter else []
-    jobs += [(base, (*wanted, *(("model.safetensors", "*.index.json") if static else ())))] if base else []
-    threads = [threading.Thread(target=source.prepare, args=names) for source, names in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def _named_base(facts: Facts, revision: str | None, opening: dict[str, Any]) -> tuple[Source | None, list[str], Facts]:
-    """The base that the adapter's config names, at the revision that it names; what cannot be one becomes a fact."""
-    config = facts.get(AdapterConfig)
-    name = config.base_name if isinstance(config, AdapterConfig) else ""
-    recorded = config.get("revision") if isinstance(config, AdapterConfig) else None
-    why = "the adapter's config names no base"
-    if name:
-        try:
-            plain = "@" not in name and not Path(name).exists()
-            own = recorded if isinstance(recorded, str) and plain else None
-            source, notes = open_source(name, revision or own, None, **opening)
-        except (DoctorError, OSError, ValueError) as error:  # a stranger's config, not a wrong argument
-            why = getattr(error, "message", "") or f"{name[:100]!r} names nothing that could be there"
-        else:
-            return source, notes, facts
-    facts = facts.adding(BaseFolder(name, False, why, "not-found", given=False))
-    return None, [], facts.lacking(Missing(f"there is no base to look at: {why}"), BaseConfig)
 
 
 def _in_memory(base: object) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapter_doctor.doctor import examine, open_source
+from adapter_doctor.doctor import examine
 from adapter_doctor.engine import Unknown, judge
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
@@ -36,6 +36,7 @@ from adapter_doctor.loading.stage import (
     trainables_in_memory,
     waived,
 )
+from adapter_doctor.opening import open_source
 from adapter_doctor.report import Report, build
 from adapter_doctor.rules import Rule, rules_of
 from adapter_doctor.selection import chosen_rules

@@ -84,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"serving", "errors", "sources", "gather", "renames", "comparison", "placement", "shapes", "report"},
     "texts": _PURE | {"renames", "comparison", "placement"},
     "trainables": _PURE,
+    "opening": _WORDS | {"errors", "reference", "sources"},
     "derive": _PURE | {"errors", "reference", "sources", "gather", "loading", "comparison", "placement", "identity"},
 }
 # They may import everything; only `cli` may import `cli`.

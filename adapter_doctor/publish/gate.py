@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from adapter_doctor.doctor import check, open_source
+from adapter_doctor.doctor import check
 from adapter_doctor.engine import Unknown, judge
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
@@ -24,6 +24,7 @@ from adapter_doctor.formats.base_names import is_local_path
 from adapter_doctor.gather.adapter import gather_adapter
 from adapter_doctor.gather.base import gather_base
 from adapter_doctor.loading.stage import Load
+from adapter_doctor.opening import open_source
 from adapter_doctor.publish import hub
 from adapter_doctor.publish.card import complete, completion, read_card
 from adapter_doctor.publish.contents import contents
