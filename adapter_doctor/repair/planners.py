@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapter_doctor.repair import contents, foreign, losses, names, settings
+from adapter_doctor.repair import contents, foreign, layouts, losses, names, settings
 from adapter_doctor.repair.plan import Planner
 
 PLANNERS: tuple[Planner, ...] = (
@@ -13,6 +13,9 @@ PLANNERS: tuple[Planner, ...] = (
     names.add_prefix,
     names.drop_adapter_name,
     names.move_modules,
+    layouts.fuse,
+    layouts.split,
+    layouts.stack_experts,
     losses.zero_nan,
     losses.drop_layers,
     losses.drop_rows,

@@ -1,0 +1,252 @@
+"""Planners for layers that are split in the adapter and fused in the base, or the other way round; exactly, or not at all."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adapter_doctor.facts import AdapterConfig, BaseConfig, BaseModules, Comparison, Missing
+from adapter_doctor.formats.adapter_keys import PREFIX, parse
+from adapter_doctor.formats.declared_ranks import scaling_of
+from adapter_doctor.repair.plan import CannotMend, Case, Step
+from adapter_doctor.repair.recipes import Diagonal, Joined, Permuted, Recipe, Rows, Zeros
+
+# Layers whose rows are those of their parts one behind the other: `qkv_proj` of Phi-3 and `W_pack` of Baichuan,
+# `gate_up_proj` of Phi-3 and GLM. Those of GPT-NeoX, Falcon or InternLM interleave heads and are not taken apart here.
+FUSED: Mapping[str, tuple[str, ...]] = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "W_pack": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+_EXPERT = re.compile(r"^(?P<stack>.*\.experts)\.(?P<number>\d{1,6})\.(?P<leaf>gate_proj|up_proj|down_proj|w1|w2|w3)$")
+_ROLES = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
+Pair = tuple[Recipe, Recipe]
+
+
+def fuse(case: Case) -> Step | None:
+    """Updates of split layers as one of the fused layer: factors stacked, and block by block, of the summed rank."""
+    base, pairs = case.facts.get(BaseModules), _plain_pairs(case)
+    if isinstance(base, Missing):
+        return None
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for module in pairs:
+        parent, _, leaf = module.rpartition(".")
+        for whole, parts in FUSED.items():
+            if leaf in parts and module not in base.modules and f"{parent}.{whole}" in base.modules:
+                groups[f"{parent}.{whole}"][leaf] = module
+    if not groups:
+        return None
+    config = AdapterConfig(case.draft.config)
+    made: dict[str, Pair] = {}
+    alphas: dict[str, float] = {}
+    for whole, found in groups.items():
+        parts = FUSED[whole.rpartition(".")[2]]
+        sizes = _sizes(case, base, whole, {leaf: pairs[module][1].shape[0] for leaf, module in found.items()}, parts)
+        own = [pairs[found[leaf]] if leaf in found else None for leaf in parts]
+        scaling = _one_scaling(config, found.values())
+        some = next(pair for pair in own if pair is not None)
+        downs = tuple(pair[0] for pair in own if pair is not None)
+        ups = tuple(
+            pair[1] if pair is not None else Zeros(some[1].dtype, (size, 0)) for pair, size in zip(own, sizes, strict=True)
+        )  # fmt: skip
+        made[whole] = Joined(downs), Diagonal(ups)
+        alphas[whole] = _alpha(config, scaling, sum(down.shape[0] for down in downs))
+    gone = [module for found in groups.values() for module in found.values()]
+    what = f"put the updates of {len(gone)} split layers together for {len(made)} fused ones, of their summed rank"
+    return _step(case, what, made, gone, alphas)
+
+
+def split(case: Case) -> Step | None:
+    """The update of a fused layer for each of its parts: the same down factor, the part's own rows of the other."""
+    base, pairs = case.facts.get(BaseModules), _plain_pairs(case)
+    if isinstance(base, Missing):
+        return None
+    config = AdapterConfig(case.draft.config)
+    made: dict[str, Pair] = {}
+    alphas: dict[str, float] = {}
+    gone = []
+    for module, (down, up) in pairs.items():
+        parent, _, leaf = module.rpartition(".")
+        parts = [f"{parent}.{part}" for part in FUSED.get(leaf, ())]
+        if module in base.modules or not parts or not all(part in base.modules for part in parts):
+            continue
+        widths = [base.modules[part].width for part in parts]
+        sizes = [width[0] for width in widths if width is not None]
+        if sum(sizes) != up.shape[0] or len(sizes) != len(parts):
+            raise CannotMend(f"{module} has {up.shape[0]} rows, its parts in the base {' + '.join(map(str, sizes))}")
+        start = 0
+        for part, size in zip(parts, sizes, strict=True):
+            made[part] = down, Rows(up, start, start + size)
+            alphas[part] = _alpha(config, scaling_of(config, module), down.shape[0])
+            start += size
+        gone.append(module)
+    if not made:
+        return None
+    what = f"take the updates of {len(gone)} fused layers apart for {len(made)} split ones"
+    return _step(case, what, made, gone, alphas)
+
+
+def stack_experts(case: Case) -> Step | None:
+    """Updates of single experts as LoRA on the stacked parameters that transformers 5 holds them in.
+
+    lora_A is (experts · r, in), lora_B (out, r · experts), and gate and up share one parameter: their factors lie in
+    blocks, as `PeftConcatenate` and `ParamWrapper` of PEFT 0.21 have them.
+    """
+    base, comparison = case.facts.get(BaseModules), case.facts.get(Comparison)
+    if isinstance(base, Missing) or isinstance(comparison, Missing) or not comparison.strays.get("experts"):
+        return None
+    pairs = _plain_pairs(case)
+    stacks: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
+    for module in pairs:
+        match = _EXPERT.match(module)
+        if match is not None:
+            stacks[match["stack"]][_ROLES[match["leaf"]]][int(match["number"])] = module
+    config = AdapterConfig(case.draft.config)
+    makes: dict[str, Recipe] = {}
+    wanted: dict[str, tuple[int, float]] = {}
+    gone = [module for roles in stacks.values() for numbered in roles.values() for module in numbered.values()]
+    scaling = _one_scaling(config, gone)
+    for stack, roles in stacks.items():
+        there = base.modules.get(stack)
+        own = tuple(there.parameters) if there is not None else ()
+        groups = {"gate_up_proj": ("gate", "up"), "down_proj": ("down",)}
+        touched = [name for name in own if any(role in roles for role in groups.get(name, ()))]
+        if there is None or set(roles) - {role for name in touched for role in groups[name]}:
+            raise CannotMend(f"{stack} of the base has no stacked `gate_up_proj` and `down_proj`")
+        for number, name in enumerate(touched):
+            ranked = [[pairs[roles[role][one]] for role in groups[name]] for one in _whole(roles, groups[name], there.parameters[name][0], stack)]  # fmt: skip
+            down, up, rank = _stacked(ranked)
+            path = f"{PREFIX}{stack}{'.base_layer' * (len(touched) - 1 - number)}"
+            makes |= {f"{path}.lora_A.weight": down, f"{path}.lora_B.weight": up}
+            if wanted.setdefault(name, (rank, 0.0))[0] != rank:
+                raise CannotMend(f"the experts of {stack} have another rank than those of other layers")
+            wanted[name] = rank, _alpha(config, scaling, rank)
+    if not makes:
+        return None
+    ranks = {f"experts.{name}": rank for name, (rank, _) in wanted.items()}
+    alphas = {f"experts.{name}": _number(alpha) for name, (_, alpha) in wanted.items()}
+    others = {one.module for one in map(parse, case.draft.tensors) if one is not None} - set(gone)
+    targets = sorted({module.rpartition(".")[2] for module in others})
+    if set(targets) & set(_ROLES):
+        targets = sorted(others)  # PEFT would take their names for those of experts
+    settings: dict[str, Any] = {
+        "target_parameters": sorted(ranks),
+        "rank_pattern": ranks | _pattern(config, "rank_pattern"),
+        "alpha_pattern": alphas | _pattern(config, "alpha_pattern"),
+        "target_modules": targets or None,
+        "lora_dropout": 0.0,  # PEFT refuses dropout on parameters; it acts in training only
+    }
+    what = f"stack the updates of {len(gone)} layers of single experts for the {len(makes) // 2} parameters that hold them all"  # fmt: skip
+    return Step("AD319", what, makes=makes, drops=_keys(case, gone), settings=settings)
+
+
+def _stacked(experts: Sequence[Sequence[Pair]]) -> tuple[Recipe, Recipe, int]:
+    """Both factors of a stacked parameter, and the rank of each expert in it."""
+    downs, ups = [], []
+    for pairs in experts:
+        downs += [down for down, _ in pairs]
+        ups.append(Diagonal(tuple(up for _, up in pairs)) if len(pairs) > 1 else pairs[0][1])
+    if len({up.shape for up in ups}) != 1:
+        raise CannotMend("the experts of a layer have several ranks")
+    out, rank = ups[0].shape
+    whole = Permuted(Joined(tuple(ups)), (len(ups), out, rank), (1, 2, 0), (out, rank * len(ups)))
+    return Joined(tuple(downs)), whole, rank
+
+
+def _whole(roles: Mapping[str, Mapping[int, str]], needed: Sequence[str], count: int, stack: str) -> range:
+    """The numbers of the experts, all of which must be there in every role."""
+    for role in needed:
+        if set(roles.get(role, ())) != set(range(count)):
+            raise CannotMend(f"{stack} has {count} experts, and {len(roles.get(role, ()))} have tensors of `{role}`")
+    return range(count)
+
+
+# --------------------------------------------------------------------------------------------------------- the parts
+
+
+def _plain_pairs(case: Case) -> dict[str, Pair]:
+    """The two factors by module, for modules that have nothing else; none where the method is not plain LoRA."""
+    if case.draft.config.get("peft_type") != "LORA" or case.draft.config.get("use_dora"):
+        return {}
+    found: dict[str, dict[str, Recipe]] = defaultdict(dict)
+    for key, recipe in case.draft.tensors.items():
+        one = parse(key)
+        if one is not None and one.module:
+            found[one.module][one.parameter + one.tail] = recipe
+    names = {"lora_A.weight", "lora_B.weight"}
+    return {
+        module: (own["lora_A.weight"], own["lora_B.weight"])
+        for module, own in found.items()
+        if own.keys() == names and all(len(one.shape) == 2 for one in own.values())
+    }
+
+
+def _sizes(case: Case, base: BaseModules, whole: str, known: Mapping[str, int], parts: Sequence[str]) -> list[int]:
+    """Rows of each part of a fused layer, by the parts that are there and, for the others, the base's heads."""
+    width = base.modules[whole].width
+    total = width[0] if width is not None else 0
+    config = case.facts.get(BaseConfig)
+    if len(parts) == 2:
+        sizes = [total // 2, total // 2]
+    else:
+        heads = config.number("num_attention_heads") if isinstance(config, BaseConfig) else None
+        others = config.number("num_key_value_heads", "num_attention_heads") if isinstance(config, BaseConfig) else None
+        if not heads or not others or total % (heads + 2 * others):
+            raise CannotMend(f"how the {total} rows of {whole} are shared out cannot be told")
+        size = total // (heads + 2 * others)
+        sizes = [heads * size, others * size, others * size]
+    if sum(sizes) != total or any(known.get(part, size) != size for part, size in zip(parts, sizes, strict=True)):
+        raise CannotMend(f"{whole} has {total} rows, and the parts in the file {' + '.join(map(str, known.values()))}")
+    return sizes
+
+
+def _one_scaling(config: AdapterConfig, modules: Any) -> float:
+    found = {scaling_of(config, module) for module in modules}
+    if len(found) > 1:
+        raise CannotMend(
+            f"layers that become one have several scalings ({', '.join(f'{one:g}' for one in sorted(found)[:3])})"
+        )
+    return found.pop() if found else 1.0
+
+
+def _alpha(config: AdapterConfig, scaling: float, rank: int) -> float:
+    """The alpha that gives this scaling at this rank."""
+    return scaling * (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _step(case: Case, what: str, made: Mapping[str, Pair], gone: Sequence[str], alphas: Mapping[str, float]) -> Step:
+    makes: dict[str, Recipe] = {}
+    for module, (down, up) in made.items():
+        makes |= {f"{PREFIX}{module}.lora_A.weight": down, f"{PREFIX}{module}.lora_B.weight": up}
+    config = AdapterConfig(case.draft.config)
+    by_leaf: dict[str, set[float]] = defaultdict(set)
+    for module, alpha in alphas.items():
+        by_leaf[module.rpartition(".")[2]].add(alpha)
+    named = {
+        (leaf if len(by_leaf[leaf]) == 1 else module): _number(alpha)
+        for module, alpha in alphas.items()
+        for leaf in [module.rpartition(".")[2]]
+    }
+    settings: dict[str, Any] = {"alpha_pattern": named | _pattern(config, "alpha_pattern")}
+    targets = config.get("target_modules")
+    if isinstance(targets, list):
+        leaves = {module.rpartition(".")[2] for module in gone}
+        settings["target_modules"] = [one for one in targets if one not in leaves and one not in gone]
+    return Step("AD312", what, makes=makes, drops=_keys(case, gone), settings=settings)
+
+
+def _keys(case: Case, modules: Sequence[str]) -> frozenset[str]:
+    there = set(modules)
+    return frozenset(key for key in case.draft.tensors if (one := parse(key)) is not None and one.module in there)
+
+
+def _pattern(config: AdapterConfig, name: str) -> dict[str, Any]:
+    value = config.get(name)
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _number(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value
