@@ -89,7 +89,8 @@ def explain_text(text: Text, reference: str, *, base: Any = None, adapter: Any =
         for rule in all_rules()
         if rule.code[2] in _CHECKED and rule.code not in codes
     ]
-    return Report(diagnose([*fired, *unknown]), "text", notes=tuple(notes), text=about)
+    nothing = {"reference": None}
+    return Report(diagnose([*fired, *unknown]), "text", nothing, nothing, notes=tuple(notes), text=about)
 
 
 # ----------------------------------------------------------------------------------------------------- the text alone

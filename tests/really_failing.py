@@ -678,6 +678,31 @@ def nothing_is_cached_and_all_is_offline(tmp: Path) -> None:
     hf_hub_download("owner/name", "config.json", local_files_only=True, cache_dir=tmp)
 
 
+def _download(tmp: Path, repo: str, revision: str = "main") -> None:
+    from hub_server import HubServer
+    from huggingface_hub import hf_hub_download
+
+    with HubServer() as hub:
+        hub.add("acme/open", {"config.json": b"{}"})
+        hub.add("acme/gated", {"config.json": b"{}"}, gated="manual")
+        hf_hub_download(repo, "config.json", revision=revision, endpoint=hub.url, cache_dir=tmp, token=False)
+
+
+@fails("AD003")
+def repository_is_gated(tmp: Path) -> None:
+    _download(tmp, "acme/gated")
+
+
+@fails("AD003")
+def repository_is_not_there_or_private(tmp: Path) -> None:
+    _download(tmp, "acme/nowhere")
+
+
+@fails("AD004")
+def revision_is_not_there(tmp: Path) -> None:
+    _download(tmp, "acme/open", "no-such-branch")
+
+
 @fails("AD403")
 def name_that_transformers_no_longer_has(tmp: Path) -> None:
     exec("from transformers import HybridCacheOfLongAgo")

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import adapter_doctor
 from adapter_doctor import DoctorError, explain
 from adapter_doctor.cli import app
+from adapter_doctor.cli.output import FORMATS
 from adapter_doctor.explanation import explain_file
 from adapter_doctor.report import Report
 from adapter_doctor.rules import all_rules
@@ -249,6 +250,17 @@ def test_json_is_that_of_check_with_the_text_beside(tmp_path: Path) -> None:
     assert data["cause"] == {"code": "AD211", "name": "rank-mismatch"}
     assert data["text"] == {"reference": "standard input", "bytes": len(RANK), "recognised": True, "partial": False}
     assert {"code", "name", "severity", "message", "fix", "examples"} <= data["findings"][0].keys()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_shows_a_report_on_a_text(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "error.log"
+    path.write_text(OPTIMIZER)
+    result = run("explain", str(path), "--format", form)
+
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert "AD920" in result.stdout
+    assert "None" not in result.stdout.replace("NoneType", "")
 
 
 def test_code_still_shows_its_page() -> None:

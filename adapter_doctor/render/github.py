@@ -13,7 +13,7 @@ _VERDICTS = {"compatible": "notice", "incompatible": "error", "undetermined": "e
 
 def render(report: Report) -> str:
     """One command for the verdict and one for each hit that follows from no other finding."""
-    reference = report.adapter.get("reference")
+    reference = (report.text or report.adapter).get("reference")
     lines = [_command(_VERDICTS[report.verdict], f"{reference}: {report.summary}", title="adapter-doctor")]
     for finding in report.findings:
         if finding.consequence_of is None:

@@ -23,7 +23,10 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("examined", _EXTENT[report.examined]),
     ]
     if report.text is not None:
-        found = [("text", visible(str(report.text["reference"]), 300)), *(found if report.adapter else found[2:])]
+        found = [
+            ("text", visible(str(report.text["reference"]), 300)),
+            *(found[2:] if report.examined == "text" else found),
+        ]
     versions = [f"{name} {version}" for name, version in report.environment.items() if version and name != "python"]
     return [*found, ("with", ", ".join(versions[:3]))] if versions else found
 

@@ -9,6 +9,8 @@ from adapter_doctor.report import Report
 def location(report: Report, hit: Hit) -> str:
     """The file that a hit speaks of: a path as the user wrote it, or an address with ``hf://`` for a repository."""
     where = hit.where or ""
+    if report.text is not None and where.startswith("line "):
+        return str(report.text["reference"])
     side = report.base if where == "config.json" or where == report.base.get("reference") else report.adapter
     reference = str(side.get("reference") or "")
     if side.get("revision"):

@@ -49,8 +49,10 @@ _PREFIX = re.compile(
     r")"
 )
 _BAR = re.compile(r"[^|\n]{0,120}\d{1,3}%\|[^|\n]{0,400}\| ?[\d.]{1,12}[kMG]?/")
-_SOURCE = re.compile(r"(?:-{1,9}> ?)?(?:\d{1,6} +)?(?:raise [\w.]+\(|f[\"'])|[~^ ]{3,}$")
-_EXCEPTION = re.compile(r"[\w.]{0,120}(?:Error|Exception|Warning|Interrupt|Exit)\b")
+# In a traceback, the line after a frame's is source code, unless it is an exception or the rest of a wrapped frame.
+_FRAME = re.compile(r'File "[^"]{1,1000}", line \d{1,7}, in ')
+_AFTER_FRAME = re.compile(r"[\w.]{0,120}(?:Error|Exception|Warning|Interrupt|Exit)\b|[\w<>]{1,60}$|File ")
+_SOURCE = re.compile(r"(?:-{1,9}> ?)?(?:\d{1,6} +)?(?:raise [\w.]{1,100}(?:\(|$)|f[\"'])|[~^ ]{3,}$")
 _BOX = "│┃║╭╮╰╯"
 _ESCAPED = ("\\n\\t", "\\n  File", "\\nTraceback", "\\n\\n")
 
@@ -128,7 +130,7 @@ def _clean(text: str, first: int) -> Iterator[tuple[int, str]]:
 
     Lines of source code in a traceback are left out: they hold messages that were never said.
     """
-    frame = False
+    after_frame = False
     escaped = any(sign in text for sign in _ESCAPED)
     for number, line in enumerate(text.split("\n"), first):
         if "\x1b" in line:
@@ -139,11 +141,9 @@ def _clean(text: str, first: int) -> Iterator[tuple[int, str]]:
             if "%|" in part and _BAR.match(part):
                 continue
             part = _without_prefix(part).strip(_BOX + " \t")
-            source, frame = (
-                (frame and not _EXCEPTION.match(part)) or bool(_SOURCE.match(part)),
-                part.startswith('File "'),
-            )
-            if part and (frame or not source):
+            source = bool(_SOURCE.match(part) or (after_frame and not _AFTER_FRAME.match(part)))
+            after_frame = bool(_FRAME.match(part))
+            if part and (after_frame or not source):
                 yield number, part
 
 
