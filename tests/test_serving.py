@@ -212,6 +212,23 @@ def test_all_engines_are_a_line_each_and_do_not_judge(tmp_path: Path) -> None:
     assert all(re.search(rf"^  {re.escape(engine)} +\S+ +\S", output, re.M) for engine in engines())
 
 
+def test_engines_are_asked_without_heavy_libraries_and_at_once(tmp_path: Path) -> None:
+    base, adapter = patients.write(tmp_path)
+    program = (
+        "import sys, time; from adapter_doctor.doctor import check\n"
+        "def spent(**more):\n"
+        "    start = time.process_time()\n"
+        "    check(sys.argv[1], sys.argv[2], load='no', cache=False, **more)\n"
+        "    return time.process_time() - start\n"
+        "plain = spent(); print(spent(engines=['all']) - min(plain, spent()), *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, base, adapter], capture_output=True, text=True, check=True)
+    more, *modules = done.stdout.split()
+
+    assert float(more) < 0.3
+    assert not {"torch", "transformers", "peft", "vllm"} & set(modules)
+
+
 def test_cannot_tell_ends_with_3(tmp_path: Path) -> None:
     base, adapter = patients.write(tmp_path)
 

@@ -25,8 +25,9 @@ from adapter_doctor.knowledge.profiles import Profile
 from adapter_doctor.repair.plan import CannotMend, Case, Planner, Step
 from adapter_doctor.repair.recipes import Joined, Recipe, Scaled, Zeros
 from adapter_doctor.serving.case import Case as Served
+from adapter_doctor.serving.case import parameter_name
 from adapter_doctor.serving.foresee import foresee
-from adapter_doctor.serving.scaling import padded, parameter_name
+from adapter_doctor.serving.scaling import padded
 
 Same = Callable[[Iterable[str]], Collection[str]]
 """Which of the named tensors hold what the base's own weights hold, byte for byte."""

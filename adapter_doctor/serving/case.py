@@ -19,6 +19,7 @@ from adapter_doctor.facts import (
     WeightsFiles,
 )
 from adapter_doctor.formats.adapter_keys import AdapterKey, adapter_name, parse
+from adapter_doctor.formats.declared_ranks import rank_of, scaling_of
 
 TITLES: Mapping[str, str] = {
     "peft-folder": "the files as PEFT saves them",
@@ -96,9 +97,9 @@ class Trait:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """An adapter and the base that it is to be served on, as far as both are known."""
+    """An adapter and the base that it is to be served on, as far as both are known. A case equals only itself."""
 
     config: AdapterConfig
     tensors: AdapterTensors
@@ -127,6 +128,16 @@ class Case:
         return found
 
     @cached_property
+    def declared(self) -> Mapping[str, tuple[int, float]]:
+        """The rank and the scaling that PEFT gives to each module with LoRA tensors.
+
+        Raises:
+            TypeError, ValueError: the config's ranks or alphas are of no use.
+        """
+        names = {module: parameter_name(module) for module in self.pairs}
+        return {module: (rank_of(self.config, name), scaling_of(self.config, name)) for module, name in names.items()}
+
+    @cached_property
     def tied(self) -> bool:
         """Whether the base's head is its embedding."""
         if isinstance(self.modules, BaseModules) and self.modules.tied:
@@ -142,3 +153,10 @@ class Case:
     def names(self, modules: set[str]) -> tuple[str, ...]:
         """The tensors of these modules."""
         return tuple(name for module in self.pairs if module in modules for name in self.pairs[module].values())
+
+
+def parameter_name(module: str) -> str:
+    """The name that PEFT's patterns are matched with: a stacked expert's parameter instead of its place in the file."""
+    if module.endswith(".experts.base_layer"):
+        return f"{module.removesuffix('.base_layer')}.gate_up_proj"
+    return f"{module}.down_proj" if module.endswith(".experts") else module

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adapter_doctor.facts import Outlook
-from adapter_doctor.formats.declared_ranks import rank_of
 from adapter_doctor.knowledge.profiles import Profile
 from adapter_doctor.serving.case import Case
-from adapter_doctor.serving.scaling import factors, parameter_name, trained
+from adapter_doctor.serving.scaling import factors, trained
 from adapter_doctor.serving.together import Adapter, targets
 
 
@@ -52,11 +52,8 @@ def commands(profile: Profile, outlook: Outlook, base: str, adapters: Sequence[A
 def largest_rank(case: Case) -> int:
     """The largest rank of any module, by config and tensors; 0 where there is none."""
     ranks = [case.rank(module) for module in case.pairs if ".experts" not in module]
-    for module in case.pairs:
-        try:
-            ranks.append(rank_of(case.config, parameter_name(module)))
-        except (TypeError, ValueError):
-            continue
+    with contextlib.suppress(TypeError, ValueError):  # a rule of the config's family says what is wrong
+        ranks += [rank for rank, _ in case.declared.values()]
     return max(ranks, default=0)
 
 

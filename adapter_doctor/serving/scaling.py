@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from adapter_doctor.formats.declared_ranks import rank_of, scaling_of
 from adapter_doctor.knowledge.profiles import Scaling
-from adapter_doctor.serving.case import Case
+from adapter_doctor.serving.case import Case, parameter_name
 
 
 def factors(case: Case, scaling: Scaling) -> dict[str, float]:
@@ -26,14 +25,7 @@ def trained(case: Case) -> set[float]:
     Raises:
         TypeError, ValueError: as in :func:`factors`.
     """
-    return {round(scaling_of(case.config, parameter_name(module)), 9) for module in case.pairs}
-
-
-def parameter_name(module: str) -> str:
-    """The name that PEFT's patterns are matched with: a stacked expert's parameter instead of its place in the file."""
-    if module.endswith(".experts.base_layer"):
-        return f"{module.removesuffix('.base_layer')}.gate_up_proj"
-    return f"{module}.down_proj" if module.endswith(".experts") else module
+    return {round(scaling, 9) for _, scaling in case.declared.values()}
 
 
 def padded(rank: int) -> int:
@@ -47,13 +39,11 @@ def _scalings(case: Case, scaling: Scaling) -> Iterator[tuple[str, float, float]
     for module, halves in case.pairs.items():
         if len(halves) < 2:
             continue
-        name = parameter_name(module)
-        wanted = scaling_of(config, name)
+        own, wanted = case.declared[module]
         if scaling.alpha == "none":
             yield module, 1.0, wanted
             continue
-        own, of_all = rank_of(config, name), config.get("r", 8)
-        stacked = name != module
+        of_all, stacked = config.get("r", 8), parameter_name(module) != module
         rank = {"pattern": own, "config": of_all, "tensor": own if stacked else case.rank(module)}[scaling.rank]
         # What PEFT multiplies by, times the module's rank, is its alpha.
         alpha = wanted * (math.sqrt(own) if config.get("use_rslora") else own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from adapter_doctor import knowledge
 from adapter_doctor.facts import AdapterFolder, BaseCopies, BaseModules, Missing, Module, WeightsFiles
@@ -18,6 +19,7 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block|layer)\.(\d+)\.")
 
 
+@lru_cache(maxsize=4)  # every engine asks about the same case
 def traits(case: Case) -> tuple[Trait, ...]:
     """Everything about the adapter that an engine may treat in a way of its own."""
     if case.config.is_prompt_learning:
@@ -224,7 +226,8 @@ def _of_the_fit(case: Case) -> Iterator[Trait]:
         elif plain != f".{module}." or module.endswith((".experts", ".experts.base_layer")):
             continue  # stacked by transformers 5: whether the engine's layout agrees is another trait
         elif _beyond(module, case.modules):
-            kinds["layer-beyond"].add(module)
+            if not case.config.get("layer_replication"):  # which is what makes more layers of them
+                kinds["layer-beyond"].add(module)
         elif module in wrapped:
             kinds["text-path"].add(module)
         elif module.rpartition(".")[2] in leaves:
