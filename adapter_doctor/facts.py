@@ -445,7 +445,9 @@ class Rename:
     """A rewrite of module paths: ``old`` becomes ``new``, at the path's front only or wherever it stands.
 
     ``count`` is the number of the adapter's module paths that exist in the base after it. ``steps`` are the regular
-    expressions and replacements of transformers' own renames; ``old`` and ``new`` are then an example.
+    expressions and replacements of transformers' own renames; ``old`` and ``new`` are then an example. ``more`` are
+    further rewrites, for paths that this one leaves alone. ``rivals`` would fit as well and lead to other modules, so
+    that shapes do not tell which is meant. ``release`` says which releases of a library have the old names.
     """
 
     old: str
@@ -453,8 +455,16 @@ class Rename:
     count: int
     front: bool = False
     steps: tuple[tuple[str, str], ...] = ()
+    more: tuple[Rename, ...] = ()
+    rivals: tuple[str, ...] = ()
+    release: str = ""
 
     def __str__(self) -> str:
+        return ", and ".join(one.alone for one in (self, *self.more))
+
+    @property
+    def alone(self) -> str:
+        """The rewrite without those in ``more``, in words."""
         if self.steps:
             return f"transformers' own on load, such as `{self.old}` → `{self.new}`"
         if not self.old:

@@ -42,6 +42,8 @@ def move_modules(case: Case) -> Step | None:
     if isinstance(comparison, Missing) or comparison.rename is None:
         return None
     rename = comparison.rename
+    if rename.rivals:
+        raise CannotMend(f"{rename} and {rename.rivals[0]} would both fit, and shapes do not tell which is meant")
     what = f"rename the modules of {{}} tensors: {rename}"
 
     def moved(one: AdapterKey) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import AdapterTensors, Comparison
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.facts import AdapterTensors, Comparison, Rename
+from adapter_doctor.findings import Hit, Severity, listed, some
 from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.rules import rule
 
@@ -49,10 +49,22 @@ def renamed_modules(comparison: Comparison, tensors: AdapterTensors) -> Iterator
     if keys and comparison.rename is not None:
         bare = not keys[0].startswith(PREFIX)
         put = f"; then put `{PREFIX}` in front of them" if bare else ""
+        rivals = comparison.rename.rivals
+        doubt = f"; {listed(rivals)} fits as well, and shapes do not tell which is meant" if rivals else ""
+        how = "one rename" if not comparison.rename.more else "renames"
         yield Hit(
-            f"{len(keys)} of {len(tensors)} tensors fit the base after one rename of their modules: {comparison.rename}",
+            f"{len(keys)} of {len(tensors)} tensors fit the base after {how} of their modules: {comparison.rename}{doubt}",
             where=tensors.file,
             count=len(keys),
             examples=some(keys),
-            fix=f"rename the modules in the tensor names: {comparison.rename}{put}",
+            fix=f"rename the modules in the tensor names: {comparison.rename}{put}{_unchanged(comparison.rename)}",
         )
+
+
+def _unchanged(rename: Rename) -> str:
+    """How the adapter works as it is, where a library's release is the reason."""
+    if rename.rivals:
+        return "; look into the training's base for which of them it was"
+    return (
+        f"; or keep it as it is with `pip install '{rename.release}'`, which has these names" if rename.release else ""
+    )
