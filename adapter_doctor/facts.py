@@ -806,7 +806,8 @@ class ResumePlan:
 class Trainable:
     """One parameter that trains: its name in the PeftModel, shape, dtype, and whether the Trainer decays its weight.
 
-    ``key`` is its name in the adapter's file, or "" where the file has no place for it.
+    ``key`` is its name in the adapter's file, or "" where the file has no place for it. ``place`` is its number among
+    all parameters of the model, frozen ones too, or None where that is not known.
     """
 
     name: str
@@ -814,18 +815,21 @@ class Trainable:
     decays: bool = True
     key: str = ""
     dtype: str = "F32"
+    place: int | None = None
 
 
 @dataclass(frozen=True)
 class TrainableParameters:
     """The parameters that this adapter makes trainable on this base, in the model's own order.
 
-    ``ordered`` is False where the base's names come from its checkpoint, whose order is not the model's.
+    ``ordered`` is False where the base's names come from its checkpoint, whose order is not the model's. ``total``
+    counts all parameters, frozen ones too; 0 where that is not known.
     """
 
     origin: Literal["measured", "predicted"]
     parameters: tuple[Trainable, ...]
     ordered: bool = True
+    total: int = 0
 
     @cached_property
     def groups(self) -> tuple[tuple[Trainable, ...], tuple[Trainable, ...]]:

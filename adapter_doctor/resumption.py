@@ -104,15 +104,13 @@ def resume(
         base = bare_copy(base)
     training = gather_training(source, Facts(), optimizer, plan, **found)
     examined = examine(
-        base, _adapter_in(source), load=load, model_class=model_class, trust_remote_code=trust_remote_code,
+        base, _adapter_in(source, opening), load=load, model_class=model_class, trust_remote_code=trust_remote_code,
         values=values, time_limit=time_limit, python=python, cache=cache, base_revision=base_revision, token=token,
         offline=offline, child=child, progress=progress, training=_asked(source, training, values),
     )  # fmt: skip
     facts = Facts({**examined.facts.known, **training.known})
     facts = facts.adding(trained) if trained is not None else _with_trainables(facts, load == "no")
-    facts = facts.lacking(
-        waived("--load no") if load == "no" else Missing("the moments were not read"), OptimizerValues
-    )
+    facts = facts.lacking(_why_unread(source, facts, load == "no", values), OptimizerValues)
     facts = with_serving(facts, (), examined.reference)
     outcomes, suppressed = suppress(judge(rules, facts), reasons, frozenset())
     left_out = [
@@ -138,7 +136,8 @@ def _the_checkpoint(
         return DiskSource(path.parent, str(path.parent)), path.name, {}, []
     source, notes = open_source(text, revision, None, **opening)
     try:
-        names = numbered(source.files())
+        files = source.files()
+        names = [] if "optimizer.pt" in files else numbered(files)
     except Unreachable:  # the adapter that is not there says so
         return source, None, {}, notes
     if not names:
@@ -171,7 +170,7 @@ def _config_of(source: Source) -> Mapping[str, Any] | None:
         return None
 
 
-def _adapter_in(source: Source) -> Source:
+def _adapter_in(source: Source, opening: Mapping[str, Any]) -> Source:
     """The folder of the adapter: the checkpoint itself, or the one in it that is named after the adapter."""
     try:
         folder = adapter_folder(source.files())
@@ -181,7 +180,7 @@ def _adapter_in(source: Source) -> Source:
         return source
     path = source.path("")
     reference = f"{source.reference.rstrip('/')}/{folder}"
-    return DiskSource(path / folder, reference) if path is not None else open_source(reference)[0]
+    return DiskSource(path / folder, reference) if path is not None else open_source(reference, **opening)[0]
 
 
 def _asked(source: Source, facts: Facts, values: bool) -> dict[str, Any]:
@@ -191,6 +190,18 @@ def _asked(source: Source, facts: Facts, values: bool) -> dict[str, Any]:
         return {"train": True}
     path = source.path(state.file)
     return {"train": True, "optimizer": str(path.absolute()), "inside": state.inside} if path else {"train": True}
+
+
+def _why_unread(source: Source, facts: Facts, static: bool, values: bool) -> Missing:
+    """Why the values of the moments are not known."""
+    state = facts.get(OptimizerState)
+    if isinstance(state, Missing):
+        return state
+    if static or not values:
+        return waived("--load no" if static else "--no-values")
+    if source.path(state.file) is None:
+        return Missing(f"{state.file} is on the Hub; download the checkpoint to have its values read")
+    return Missing("the load ended before the moments were read")
 
 
 def _with_trainables(facts: Facts, static: bool) -> Facts:

@@ -6,6 +6,7 @@ import re
 
 from adapter_doctor.facts import AdapterConfig, BaseModules, Fit, Missing, Trainable, TrainableParameters
 from adapter_doctor.formats.adapter_keys import PREFIX, parse
+from adapter_doctor.knowledge.module_order import in_model_order
 
 # Names that get no weight decay (transformers' Trainer.get_decay_parameter_names), besides those in a LayerNorm.
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -16,13 +17,16 @@ _ORDER = ("base_layer", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_
 def foretell_trainables(config: AdapterConfig, base: BaseModules, fit: Fit) -> TrainableParameters | Missing:
     """The parameters that train, by the places that the fit foretells.
 
-    The order is the base's own where its modules come from a skeleton; a checkpoint lists them in another.
+    A checkpoint lists the base's modules in another order than the model has them; the table of orders tells the latter.
     """
     if config.peft_type != "LORA" or config.get("target_parameters"):
         return Missing(f"which parameters of {config.peft_type or 'this type'} train is known only to PEFT itself")
     if fit.refusal is not None and not fit.places:
         return Missing(f"PEFT refuses the config: {fit.refusal.line}")
-    ranks = {name: number for number, name in enumerate(base.modules)}
+    names = list(base.modules)
+    if base.origin == "checkpoint":
+        names = in_model_order(names, base.class_name) or []
+    ranks = {name: number for number, name in enumerate(names)}
     found = []
     for key, shape in fit.places.items():
         parsed = parse(key)
@@ -41,4 +45,4 @@ def foretell_trainables(config: AdapterConfig, base: BaseModules, fit: Fit) -> T
         layer_norm = module in base.modules and base.modules[module].class_name == "LayerNorm"
         found.append((at, Trainable(name, shape, not layer_norm and not _NO_DECAY.search(name.lower()), key)))
     found.sort(key=lambda entry: entry[0])
-    return TrainableParameters("predicted", tuple(one for _, one in found), base.origin != "checkpoint")
+    return TrainableParameters("predicted", tuple(one for _, one in found), bool(names))

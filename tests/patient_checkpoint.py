@@ -155,7 +155,7 @@ def _edited(found: TrainableParameters, edits: Mapping[str, Any]) -> TrainablePa
 def _optimizer(trained: TrainableParameters, edits: Mapping[str, Any]) -> OptimizerState:
     dtype = edits.get("dtype", "F32")
     split = split_of(edits.get("sizes", ()), trained)
-    shapes = [one.shape for one in (split[1] if split else trained.order)] + [
+    shapes = [one.shape for one in (split[1] if split else trained.order) if one is not None] + [
         tuple(shape) for shape in edits.get("more", ())
     ]
     moments: dict[int | str, Moments] = {}

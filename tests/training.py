@@ -42,11 +42,13 @@ def train(
     resume: Path | None = None,
     prepare: Callable[[Any], Any] | None = None,
     optimizers: Callable[[Any], Any] | None = None,
+    model: Any = None,
+    adapter_name: str = "default",
     **arguments: Any,
 ) -> tuple[Any, list[float]]:
     """The trainer after a run of ``STEPS`` steps, saved halfway and at the end, and the loss of each step.
 
-    ``prepare`` changes the PeftModel before the training; ``optimizers`` makes (optimizer, scheduler) for it.
+    ``prepare`` changes the PeftModel, or ``model``, before the training; ``optimizers`` makes (optimizer, scheduler) for it.
     """
     import torch
     from peft import get_peft_model
@@ -54,7 +56,8 @@ def train(
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # those of the libraries about their own futures
-        model = get_peft_model(tiny.by_name(architecture).build(), config)
+        if model is None:
+            model = get_peft_model(tiny.by_name(architecture).build(), config, adapter_name)
         if prepare is not None:
             prepare(model)
         torch.manual_seed(3)

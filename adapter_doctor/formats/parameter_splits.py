@@ -31,11 +31,17 @@ def splits(trainables: TrainableParameters) -> dict[str, tuple[tuple[Trainable, 
     }
 
 
-def split_of(sizes: Sequence[int], trainables: TrainableParameters) -> tuple[str, tuple[Trainable, ...]] | None:
-    """Which known split has groups of these sizes, and the parameters in its order; None where none has."""
+def split_of(sizes: Sequence[int], trainables: TrainableParameters) -> tuple[str, tuple[Trainable | None, ...]] | None:
+    """Which known split has groups of these sizes, and its parameters in order, None for a frozen one; None if none has.
+
+    A training loop that hands `model.parameters()` over puts the frozen ones in as well.
+    """
     for name, groups in splits(trainables).items():
         if tuple(sizes) == tuple(len(group) for group in groups):
             return name, tuple(one for group in groups for one in group)
+    if tuple(sizes) == (trainables.total,):
+        places = {one.place: one for one in trainables.parameters}
+        return "an optimizer made of all parameters, frozen ones too", tuple(map(places.get, range(trainables.total)))
     return None
 
 
@@ -47,4 +53,5 @@ def paired(state: OptimizerState, trainables: TrainableParameters) -> tuple[Pair
     split = split_of(state.sizes, trainables)
     if split is None:
         return ()
-    return tuple((key, one, state.moments.get(key)) for key, one in zip(state.order, split[1], strict=True))
+    pairs = zip(state.order, split[1], strict=True)
+    return tuple((key, one, state.moments.get(key)) for key, one in pairs if one is not None)

@@ -265,10 +265,10 @@ def read_training(facts: Facts, answer: Mapping[str, Any]) -> Facts:
     """``facts`` with what the loading child says about the training: what trains, and the values of the moments."""
     if "trainable" in answer:
         parameters = tuple(
-            Trainable(name, tuple(shape), bool(decays), key, dtype)
-            for name, shape, decays, key, dtype in answer["trainable"]
+            Trainable(name, tuple(shape), bool(decays), key, dtype, place)
+            for name, shape, decays, key, dtype, place in answer["trainable"]
         )
-        facts = facts.adding(TrainableParameters("measured", parameters))
+        facts = facts.adding(TrainableParameters("measured", parameters, total=int(answer.get("total", 0))))
     values = answer.get("moments")
     if isinstance(values, Mapping):
         if "refusal" in values:

@@ -687,11 +687,12 @@ def to_train(peft_model, base, request):
 
 
 def training(model, request, seen=None):
-    """What a resume needs to know: [name, shape, decays, file key, dtype] of each trainable parameter, and the moments."""
+    """What a resume needs to know: [name, shape, decays, file key, dtype, number] of each trainable parameter, and the moments."""
     decayed = with_decay(model)
     places, file = (seen.places, seen.file) if seen is not None else ({}, {})
     key_of = {place[0]: key for key, place in places.items() if place[0]}
     parameters = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    numbers = {name: number for number, (name, _) in enumerate(model.named_parameters())}
     for name, one in parameters if request.get("peft_type") in PROMPTS else ():
         # What a file of a learnt prompt holds under this name is the weight itself only where the shapes are the same.
         key = name.rpartition(".")[2] if "prefix_task" in name else "prompt_embeddings"
@@ -705,9 +706,11 @@ def training(model, request, seen=None):
                 name in decayed,
                 key_of.get(name, ""),
                 DTYPES.get(str(one.dtype)[6:], str(one.dtype)),
+                numbers[name],
             ]
             for name, one in parameters
-        ]
+        ],
+        "total": len(numbers),
     }
     if request.get("optimizer"):
         names = [name for name, _ in parameters]

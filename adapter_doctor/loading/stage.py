@@ -211,11 +211,16 @@ def trainables_in_memory(model: Any) -> tuple[TrainableParameters, dict[str, Any
     """What trains in a PeftModel in memory, which is left as it is, and the config of its active adapter."""
     from adapter_doctor.loading import child
 
-    facts = read_training(Facts(), child.training(model, {}))
+    active = model.active_adapter
+    active = active if isinstance(active, str) else active[0]
+    config = dict(model.peft_config[active].to_dict())
+    seen = child.Listener()
+    seen.places = child.list_places(model, active)
+    kind = config.get("peft_type")
+    facts = read_training(Facts(), child.training(model, {"peft_type": str(getattr(kind, "value", kind))}, seen))
     trainables = facts.get(TrainableParameters)
     assert isinstance(trainables, TrainableParameters)
-    active = model.active_adapter
-    return trainables, dict(model.peft_config[active if isinstance(active, str) else active[0]].to_dict())
+    return trainables, config
 
 
 def bare_copy(model: Any) -> Any:

@@ -30,17 +30,15 @@ def moments_missing(
     momentum = kind is not None and kind.name == "SGD" and any(group.options.get("momentum") for group in state.groups)
     if kind is None or not (kind.needed or momentum) or state.absent:
         return
-    bare = [key for key in state.order if not (kept := state.moments.get(key)) or not any(True for _ in kept)]
-    if not bare:
-        return
-    names = (
-        {key: one for key, one, _ in paired(state, trainables)} if isinstance(trainables, TrainableParameters) else {}
-    )
+    pairs = paired(state, trainables) if isinstance(trainables, TrainableParameters) else ()
+    names = {key: one for key, one, _ in pairs}
+    due = tuple(names) or state.order
+    bare = [key for key in due if not (kept := state.moments.get(key)) or not any(True for _ in kept)]
     # A parameter that never got a gradient has no moments either; LoRA's B is then still zero.
     lost = [key for key in bare if key not in names or not _untouched(names[key], values)]
     if lost:
         yield Hit(
-            f"{len(lost)} of {len(state.order)} parameters have no moments",
+            f"{len(lost)} of {len(due)} parameters have no moments",
             where=state.file,
             count=len(lost),
             examples=some(names[key].name if key in names else key for key in lost),

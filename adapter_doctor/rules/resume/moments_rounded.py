@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from adapter_doctor.facts import OptimizerState, TrainableParameters
 from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.formats.parameter_splits import paired
 from adapter_doctor.rules import rule
 
@@ -30,6 +31,7 @@ def moments_rounded(state: OptimizerState, trainables: TrainableParameters) -> I
         (one, kinds)
         for _, one, kept in paired(state, trainables)
         if kept is not None
+        and parse(one.key) is not None  # a module saved whole has the dtype in which the base is loaded
         and (kinds := {info.dtype for name, info in kept.tensors.items() if name.startswith(_MOMENTS)} - {one.dtype})
         and kinds <= _FLOATS
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapter_doctor.facts import OptimizerState, TrainableParameters
-from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.findings import Hit, Severity, Undecided, some
 from adapter_doctor.formats.parameter_splits import split_of
 from adapter_doctor.rules import rule
 
@@ -28,6 +28,8 @@ def optimizer_groups_differ(state: OptimizerState, trainables: TrainableParamete
     """
     if state.absent or split_of(state.sizes, trainables) is not None:
         return
+    if trainables.origin == "predicted" and len(state.sizes) == 1 and state.sizes[0] > len(trainables.parameters):
+        raise Undecided("whether its one group holds the frozen parameters as well can only be told by loading")
     made = tuple(len(group) for group in trainables.groups)
     here, there = sum(state.sizes), len(trainables.parameters)
     yield Hit(

@@ -10,7 +10,7 @@ from adapter_doctor.formats.optimizer_kinds import called, kind_of_groups, kind_
 from adapter_doctor.rules import rule
 
 
-@rule("AD806", Severity.ERROR, explains=("AD814", "AD823"))
+@rule("AD806", Severity.ERROR, explains=("AD814", "AD823", "AD830"))
 def optimizer_kind_differs(state: OptimizerState, plan: ResumePlan) -> Iterator[Hit]:
     """The state is another optimizer's than the one that training goes on with.
 
@@ -25,18 +25,18 @@ def optimizer_kind_differs(state: OptimizerState, plan: ResumePlan) -> Iterator[
     ## Fix
     Go on with the optimizer of the training. To change it is to begin anew: a warm start with a warm-up.
     """
-    wanted, moments, groups = called(plan.optimizer), kind_of_moments(state), kind_of_groups(state)
-    whose = f"`optim={plan.optimizer}`" if "optimizer" in plan.told else f"training_args.bin's `optim={plan.optimizer}`"
+    moments, groups = kind_of_moments(state), kind_of_groups(state)
+    wanted = called(plan.optimizer) if "optimizer" in plan.told else None
     if moments is not None and wanted is not None and not same_moments(moments, wanted):
         yield Hit(
-            f"the moments are those of {moments.name} ({', '.join(_keys(state))}), and {whose} is {wanted.name}"
-            + (f" ({', '.join(sorted(wanted.needed))})" if wanted.needed else ""),
+            f"the moments are those of {moments.name} ({', '.join(_keys(state))}), and `optim={plan.optimizer}` is"
+            f" {wanted.name}" + (f" ({', '.join(sorted(wanted.needed))})" if wanted.needed else ""),
             where=state.file,
         )
     elif groups is not None and wanted is not None and groups is not wanted and wanted.options:
         yield Hit(
-            f"the groups have the options of {groups.name} ({', '.join(sorted(groups.options))}), and {whose} is"
-            f" {wanted.name}",
+            f"the groups have the options of {groups.name} ({', '.join(sorted(groups.options))}), and"
+            f" `optim={plan.optimizer}` is {wanted.name}",
             where=state.file,
         )
     elif moments is not None and groups is not None and groups.needed and not same_moments(moments, groups):

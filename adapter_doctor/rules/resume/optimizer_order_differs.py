@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from adapter_doctor.facts import Missing, OptimizerState, OptimizerValues, TrainableParameters
+from adapter_doctor.facts import OptimizerState, TrainableParameters
 from adapter_doctor.findings import Hit, Severity, Undecided, some
 from adapter_doctor.formats.optimizer_kinds import shape_of
 from adapter_doctor.formats.parameter_splits import paired
 from adapter_doctor.rules import rule
 
 
-@rule("AD805", Severity.ERROR)
-def optimizer_order_differs(
-    state: OptimizerState, trainables: TrainableParameters, values: OptimizerValues | Missing
-) -> Iterator[Hit]:
+@rule("AD805", Severity.ERROR, explains=("AD831",))
+def optimizer_order_differs(state: OptimizerState, trainables: TrainableParameters) -> Iterator[Hit]:
     """The optimizer's moments are in another order than the parameters they go to.
 
     ## Why it matters
@@ -29,6 +27,11 @@ def optimizer_order_differs(
     Make the optimizer's groups in the order of the training, with the versions of PEFT and transformers that it ran on.
     """
     pairs = paired(state, trainables)
+    shapes = [(one, shape_of(kept) if kept is not None else None) for _, one, kept in pairs]
+    known = [(one, shape) for one, shape in shapes if shape is not None]
+    same = Counter(one.shape for one, _ in known) == Counter(shape for _, shape in known)
+    if pairs and same and not trainables.ordered:
+        raise Undecided("the base's checkpoint lists its modules in another order than the model has them")
     names = [name for group in state.groups for name in group.names]
     own = [one.name for _, one, _ in pairs]
     if len(names) == len(own) and names != own and set(names) == set(own):
@@ -38,28 +41,11 @@ def optimizer_order_differs(
             where=state.file, count=len(wrong), examples=some(f"{was} → {now}" for was, now in wrong),
         )  # fmt: skip
         return
-    shapes = [(one, shape_of(kept) if kept is not None else None) for _, one, kept in pairs]
-    known = [(one, shape) for one, shape in shapes if shape is not None]
     moved = [(one, shape) for one, shape in known if one.shape != shape]
-    same = Counter(one.shape for one, _ in known) == Counter(shape for _, shape in known)
-    if moved and same and trainables.ordered:
+    if moved and same:
         first, shape = moved[0]
         yield Hit(
             f"{len(moved)} of {len(pairs)} moments have the shape of another parameter: {list(shape)} where"
             f" {list(first.shape)} is due, and all shapes together agree",
             where=state.file, count=len(moved), examples=some(one.name for one, _ in moved),
         )  # fmt: skip
-        return
-    if not trainables.ordered and same and pairs and not names:
-        raise Undecided("the base's checkpoint lists its modules in another order than the model has them")
-    if isinstance(values, OptimizerValues) and values.misplaced:
-        named = {key: one.name for key, one, _ in pairs}
-        yield Hit(
-            f"{len(values.misplaced)} first moments point along the weights of another parameter of the same shape, and not"
-            " along their own's",
-            where=state.file,
-            count=len(values.misplaced),
-            examples=some(
-                f"{named.get(is_at)} has that of {named.get(belongs)}" for is_at, belongs in values.misplaced
-            ),
-        )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from adapter_doctor.facts import AdapterTensors, Fit, OptimizerState, TrainableParameters
 from adapter_doctor.findings import Hit, Severity
+from adapter_doctor.formats.parameter_splits import split_of
 from adapter_doctor.rules import rule
 
 
@@ -26,11 +27,12 @@ def other_trainable_set(
     """
     keys = {one.key for one in trainables.parameters if one.key}
     saved = [key for key in tensors if key in keys] + list(fit.strays)
-    count = len(state.order)
-    if state.absent or not keys or count == len(saved) or len(saved) != len(trainables.parameters):
+    count, here = len(state.order), len(trainables.parameters)
+    whole = trainables.origin == "predicted" and len(state.sizes) == 1 and count > here  # maybe with the frozen ones
+    if state.absent or not keys or len(saved) != here or whole or split_of(state.sizes, trainables) is not None:
         return
-    if count == len(trainables.parameters):
-        return
+    if count == here:
+        return  # the same parameters in other groups are another matter
     yield Hit(
         f"the optimizer's state is for {count} parameters, the adapter has {len(saved)} that train",
         where=state.file,

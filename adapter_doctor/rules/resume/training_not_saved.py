@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from adapter_doctor.facts import BaseModules, Missing, OptimizerState, Shape, TrainableParameters
 from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.formats.optimizer_kinds import shape_of
+from adapter_doctor.formats.parameter_splits import split_of
 from adapter_doctor.rules import rule
 
 
@@ -38,7 +39,7 @@ def training_not_saved(
         )
         return
     beyond = sum(state.sizes) - len(trainables.parameters)
-    if beyond <= 0 or isinstance(base, Missing):
+    if beyond <= 0 or isinstance(base, Missing) or split_of(state.sizes, trainables) is not None:
         return
     shapes = [shape for shape in map(shape_of, state.moments.values()) if shape is not None]
     over = Counter(shapes) - Counter(one.shape for one in trainables.parameters)

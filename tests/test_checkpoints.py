@@ -1,0 +1,350 @@
+"""Which checkpoint is taken, whose it is, and what is read of it without torch."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import patient
+import pytest
+import training
+
+import adapter_doctor
+from adapter_doctor.facts import Facts, Missing, OptimizerState, ResumePlan, SchedulerState
+from adapter_doctor.formats.optimizer_state import NoOptimizerState, read_state
+from adapter_doctor.gather.checkpoint import complete, gather_training, numbered, writer_of
+from adapter_doctor.report import Report
+from adapter_doctor.sources.disk import DiskSource
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder with two checkpoints of the Trainer, and their base beside it."""
+    folder = tmp_path_factory.mktemp("run")
+    trainer, _ = training.train(folder / "out", training.lora())
+    trainer.model.unload().save_pretrained(folder / "base")
+    return folder
+
+
+@pytest.fixture
+def out(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run / "out", tmp_path / "out"))
+
+
+def resume(run: Path, checkpoint: Path, **options: Any) -> Report:
+    """A static examination, which knows the base by its checkpoint alone."""
+    return adapter_doctor.resume(run / "base", checkpoint, load="no", cache=False, **options)
+
+
+def codes(report: Report) -> set[str]:
+    return {one.rule.code for one in report.findings if one.rule.code.startswith("AD8")}
+
+
+# ------------------------------------------------------------------------------------------------ which is taken
+
+
+def test_the_newest_checkpoint_is_taken_and_older_ones_are_named(run: Path, out: Path) -> None:
+    report = resume(run, out)
+
+    assert report.adapter["reference"] == str(out / "checkpoint-6")
+    assert any("checkpoint-6 was taken" in note and "usable as well: checkpoint-3" in note for note in report.notes)
+
+
+def test_the_order_is_by_number_not_by_name() -> None:
+    files = {"checkpoint-9/a": 1, "checkpoint-10/a": 1, "checkpoint-best/a": 1, "runs/b": 1}
+
+    assert numbered(files) == ["checkpoint-10", "checkpoint-9"]
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "scheduler.pt", "adapter_model.safetensors"])
+@pytest.mark.parametrize("length", [None, 0, 150])
+def test_a_newer_checkpoint_that_is_broken_is_passed_over_and_told(
+    run: Path, out: Path, name: str, length: int | None
+) -> None:
+    path = out / "checkpoint-6" / name
+    path.unlink() if length is None else path.write_bytes(path.read_bytes()[:length])
+
+    report = resume(run, out)
+
+    assert report.verdict == "compatible"
+    assert report.adapter["reference"] == str(out / "checkpoint-3")
+    assert codes(report) == {"AD824"}
+    (told,) = (one for one in report.findings if one.rule.code == "AD824")
+    assert told.hits[0].fix == f"trainer.train(resume_from_checkpoint={str(out / 'checkpoint-3')!r})"
+
+
+def test_where_none_is_usable_the_newest_is_examined(run: Path, out: Path) -> None:
+    for number in (3, 6):
+        (out / f"checkpoint-{number}" / "optimizer.pt").write_bytes(b"")
+
+    report = resume(run, out)
+
+    assert report.adapter["reference"] == str(out / "checkpoint-6")
+    assert codes(report) == {"AD802", "AD808"}
+
+
+def test_an_earlier_checkpoint_with_another_config_is_told(run: Path, out: Path) -> None:
+    path = out / "checkpoint-3" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 64}))
+
+    report = resume(run, out)
+
+    assert codes(report) == {"AD808", "AD813"}
+
+
+def test_a_sound_checkpoint_is_complete(out: Path) -> None:
+    assert complete(DiskSource(out / "checkpoint-3", "here")) == ""
+
+
+# ---------------------------------------------------------------------------------------------------- whose it is
+
+
+@pytest.mark.parametrize(("files", "writer"), [
+    (["trainer_state.json", "optimizer.pt", "rng_state.pth"], "trainer"),
+    (["global_step300/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "latest", "trainer_state.json"], "deepspeed"),
+    (["global_step300/mp_rank_00_model_states.pt", "latest"], "deepspeed"),
+    (["optimizer_0/__0_0.distcp", "pytorch_model_fsdp_0/__0_0.distcp", "trainer_state.json"], "fsdp"),
+    (["optimizer.bin", "pytorch_model_fsdp.bin", "trainer_state.json"], "fsdp"),
+    (["optimizer.bin", "model.safetensors", "random_states_0.pkl"], "accelerate"),
+    (["adapter_model.safetensors"], "trainer"),
+])  # fmt: skip
+def test_the_files_tell_who_wrote_a_checkpoint(files: list[str], writer: str) -> None:
+    assert writer_of(dict.fromkeys(files, 1)) == writer
+
+
+def test_shards_of_deepspeed_are_told_and_leave_the_verdict_open(run: Path, out: Path) -> None:
+    place = out / "checkpoint-3"
+    (place / "optimizer.pt").unlink()
+    (place / "global_step3").mkdir()
+    for rank in range(2):
+        (place / "global_step3" / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(b"PK")
+
+    report = resume(run, place)
+
+    assert report.verdict == "undetermined"
+    assert codes(report) == {"AD810"}
+
+
+def test_a_state_of_accelerate_is_judged_and_named(run: Path, out: Path) -> None:
+    import accelerate
+    import torch
+
+    place = out / "checkpoint-3"
+    parameters = [torch.nn.Parameter(one) for one in _moments(place)]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    for one in parameters:
+        one.grad = torch.ones_like(one)
+    optimizer.step()
+    for path in place.iterdir():
+        if not path.name.startswith("adapter_"):
+            path.unlink()
+    accelerator = accelerate.Accelerator(cpu=True)
+    accelerator.prepare(optimizer)
+    accelerator.save_state(str(place))
+
+    report = resume(run, place)
+
+    assert report.verdict == "compatible", str(report)
+    assert codes(report) == set()
+    assert f"accelerator.load_state({str(place)!r})" in " ".join(report.notes)
+
+
+def test_a_file_of_torchs_is_judged_beside_its_adapter(run: Path, out: Path) -> None:
+    import torch
+
+    place = out / "checkpoint-3"
+    state = torch.load(place / "optimizer.pt", weights_only=True)
+    torch.save({"model": {}, "optimizer": state, "epoch": 3}, place / "training.pt")
+
+    report = resume(run, place / "training.pt")
+    state["state"][0]["exp_avg"] = torch.zeros(9, 9)
+    torch.save({"optimizer": state}, place / "training.pt")
+    hurt = resume(run, place / "training.pt")
+
+    assert report.verdict == "compatible", str(report)
+    assert "torch.load(" in " ".join(report.notes)
+    assert "['optimizer']" in " ".join(report.notes)
+    assert codes(hurt) == {"AD804"}
+
+
+def _moments(place: Path) -> list[Any]:
+    """Tensors of the shapes of the adapter's parameters, in the model's order."""
+    import torch
+
+    state = torch.load(place / "optimizer.pt", weights_only=True)
+    return [torch.ones_like(kept["exp_avg"]) for kept in state["state"].values()]
+
+
+# -------------------------------------------------------------------------------------------------- what is read
+
+
+def test_static_resume_imports_no_heavy_library(run: Path) -> None:
+    script = (
+        "import sys, adapter_doctor\n"
+        f"report = adapter_doctor.resume({str(run / 'base')!r}, {str(run / 'out')!r}, load='no', cache=False)\n"
+        "print(report.verdict, sorted({'torch', 'transformers', 'peft', 'huggingface_hub'} & set(sys.modules)))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["compatible", "[]"]
+
+
+def test_what_the_arguments_say_is_read_without_unpickling(run: Path) -> None:
+    source = DiskSource(run / "out" / "checkpoint-3", "here")
+
+    facts = gather_training(source, Facts(), None, ResumePlan())
+    plan, state, schedule = facts.get(ResumePlan), facts.get(OptimizerState), facts.get(SchedulerState)
+
+    assert isinstance(plan, ResumePlan)
+    assert isinstance(state, OptimizerState)
+    assert isinstance(schedule, SchedulerState)
+    assert (plan.optimizer, plan.arguments["learning_rate"], plan.arguments["lr_scheduler_type"]) == (
+        "adamw_torch_fused", 0.01, "linear",
+    )  # fmt: skip
+    assert (state.sizes, state.steps, schedule.step) == ((12, 0), (3.0,), 3)
+
+
+def test_a_checkpoint_that_is_not_on_this_disk_is_read_by_ranges(run: Path) -> None:
+    class Far(DiskSource):
+        asked = 0
+
+        def path(self, name: str) -> Path | None:
+            return None if name else self.folder
+
+        def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+            assert name.endswith(".json") or length is not None
+            Far.asked += 1
+            return super().read(name, start, length)
+
+    facts = gather_training(Far(run / "out" / "checkpoint-3", "far"), Facts(), None, ResumePlan())
+    state = facts.get(OptimizerState)
+
+    assert isinstance(state, OptimizerState)
+    assert state.sizes == (12, 0)
+    assert Far.asked < 30
+
+
+@pytest.mark.parametrize("value", [None, [], {}, {"weight": 1}, {"state_dict": {"a": 1}}, "text", 7])
+def test_what_is_no_state_is_refused(value: Any) -> None:
+    with pytest.raises(NoOptimizerState):
+        read_state(value, "optimizer.pt", lambda _: None)
+
+
+@pytest.mark.parametrize("value", [
+    {"state": 5, "param_groups": "x"},
+    {"state": {0: None, "a": [1], 2: {"step": "x"}}, "param_groups": [None, {"params": {}}, {"params": [{}, 1.5, "a"]}]},
+    {"state": {0: {"a": {"b": {"c": {"d": {"e": {}}}}}}}, "param_groups": [{"params": [0], "param_names": 3}]},
+    {"optimizer": [{"state": {}, "param_groups": []}]},
+])  # fmt: skip
+def test_a_state_of_strange_shape_is_read_as_far_as_it_goes(value: Mapping[str, Any]) -> None:
+    state = read_state(value, "optimizer.pt", lambda _: None)
+
+    assert isinstance(state, OptimizerState)
+    assert len(state.order) == sum(state.sizes)
+
+
+def test_no_damage_to_a_checkpoint_raises(run: Path, tmp_path: Path) -> None:
+    """Bytes of its files are changed, cut out and doubled at random; whatever is found, it is a report."""
+    chance = random.Random(0)
+    place = tmp_path / "checkpoint-3"
+    shutil.copytree(run / "out" / "checkpoint-3", place)
+    whole = {path: path.read_bytes() for path in place.iterdir() if path.name != "README.md"}
+    for _ in range(60):
+        path = chance.choice(sorted(whole))
+        data = bytearray(whole[path])
+        at = chance.randrange(len(data))
+        end = min(len(data), at + chance.randrange(1, 40))
+        data[at:end] = chance.choice([b"", bytes(data[at:end]) * 2, chance.randbytes(end - at), b"\xff" * (end - at)])
+        path.write_bytes(bytes(data))
+
+        report = resume(run, place)
+
+        assert not report.diagnosis.crashed, report.diagnosis.crashed
+        path.write_bytes(whole[path])
+
+
+def test_a_state_that_would_run_code_is_told_and_not_run(run: Path, out: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return exec, (f"open({str(out / 'ran')!r}, 'w')",)
+
+    path = out / "checkpoint-3" / "optimizer.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("optimizer/data.pkl", pickle.dumps({"state": {}, "param_groups": [Evil()]}, protocol=2))
+
+    report = resume(run, out / "checkpoint-3")
+
+    assert report.cause is not None
+    assert report.cause.rule.code == "AD802"
+    assert not (out / "ran").exists()
+
+
+def test_a_folder_that_is_not_there_is_told(run: Path, tmp_path: Path) -> None:
+    report = resume(run, tmp_path / "nowhere")
+
+    assert report.verdict == "incompatible"
+    assert report.cause is not None
+    assert report.cause.rule.code == "AD002"
+
+
+def test_an_adapter_alone_is_no_checkpoint(tmp_path: Path) -> None:
+    base, adapter = patient.write(tmp_path)
+
+    report = adapter_doctor.resume(base, adapter, load="no", cache=False)
+
+    assert report.cause is not None
+    assert report.cause.rule.code == "AD817"
+    assert {one.consequence_of for one in report.findings if one.rule.code == "AD801"} == {"AD817"}
+
+
+def test_missing_facts_say_why(tmp_path: Path) -> None:
+    facts = gather_training(DiskSource(tmp_path / "nowhere", "nowhere"), Facts(), None, ResumePlan())
+    state = facts.get(OptimizerState)
+
+    assert isinstance(state, Missing)
+    assert "could not be read" in state.why
+
+
+# --------------------------------------------------------------------------------------------- the command line
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    done = [sys.executable, "-m", "adapter_doctor", "resume", *arguments]
+    return subprocess.run(done, capture_output=True, text=True, check=False)
+
+
+def test_the_command_reports_as_json_and_exits_by_the_verdict(run: Path, out: Path) -> None:
+    sound = command(str(run / "base"), str(out), "--load", "no", "--no-cache", "--format", "json")
+    (out / "checkpoint-3" / "scheduler.pt").unlink()
+    hurt = command(str(run / "base"), str(out / "checkpoint-3"), "--load", "no", "--no-cache")
+
+    assert (sound.returncode, json.loads(sound.stdout)["verdict"]) == (0, "compatible")
+    assert hurt.returncode == 1
+    assert "AD812 scheduler-missing" in hurt.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--world-size", "0"], ["--load", "maybe"], ["--select", "AD999"], ["--time-limit", "0"]]
+)
+def test_wrong_usage_exits_with_2(run: Path, wrong: list[str]) -> None:
+    done = command(str(run / "base"), str(run / "out"), *wrong)
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_check_knows_nothing_of_what_only_a_resume_looks_at(run: Path) -> None:
+    report = adapter_doctor.check(run / "base", run / "out" / "checkpoint-3", load="no", cache=False)
+
+    examined = [one.rule.code for one in report.findings] + [one.rule.code for one in report.diagnosis.unknown]
+    assert [code for code in examined if code.startswith("AD8")] == []
