@@ -28,7 +28,8 @@ class Hit:
     """One sighting of a defect: it speaks for a whole class of tensors or fields, not for one of them.
 
     ``message`` says what is there, then what was expected; ``fix`` is an imperative for this very case and stands in
-    for the general advice on the rule's page.
+    for the general advice on the rule's page. ``repairable`` says whether `adapter-doctor fix` can mend this very case,
+    where that is not as for the rule's others.
     """
 
     message: str
@@ -36,6 +37,7 @@ class Hit:
     count: int = 1
     examples: tuple[str, ...] = ()
     fix: str | None = None
+    repairable: bool | None = None
 
 
 class Undecided(Exception):

@@ -184,6 +184,7 @@ DEFECTS: dict[str, Callable[[Path], None]] = {
     "targets of another model": configured(target_modules=["wqkv"]),
     "targets lost": configured(target_modules="gone"),
     "type lost": configured(peft_type="gone"),
+    "pattern without end": configured(target_modules="(("),
     "several at once": all_of(rename(lambda key: f"_orig_mod.{PREFIX}{named(key, 'mine')}"), configured(r=2), narrowed),
 }
 
@@ -202,6 +203,7 @@ def test_mended_copy_answers_as_the_unbroken_adapter(
     repair = fix(clinic.base(name), broken, mended, child=child, cache=False)
 
     assert repair.state == "mended", str(repair)
+    assert repair.before.cause is None or repair.before.cause.rule.repairable
     assert repair.after is not None
     assert repair.after.landed is not None
     assert repair.after.landed["landed"] == repair.after.landed["in_file"] == len(load_file(healthy / WEIGHTS))

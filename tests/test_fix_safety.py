@@ -17,6 +17,7 @@ import peft
 import pytest
 import tiny
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -210,6 +211,79 @@ def test_nothing_is_left_after_an_interruption(places: tuple[Path, Path], tmp_pa
     assert process.returncode != 0
     assert "Traceback" not in errors
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+# ----------------------------------------------------------------------------------- what else the file may hold
+
+
+def raw_state(places: tuple[Path, Path], folder: Path, **settings: Any) -> tuple[Path, dict[str, torch.Tensor]]:
+    """An adapter saved as `torch.save(model.state_dict())` does it, base weights and all; and what PEFT would save."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.AutoModelForCausalLM.from_pretrained(places[0])
+        chosen = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **settings}
+        adapted = peft.get_peft_model(model, peft.LoraConfig(**chosen))
+        tiny.train_by_chance(adapted)
+        adapted.save_pretrained(folder)
+    wanted = load_file(folder / WEIGHTS)
+    torch.save(adapted.state_dict(), folder / PICKLE)
+    (folder / WEIGHTS).unlink()
+    return folder, wanted
+
+
+@pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["lm_head"]}], ids=["plain", "with a saved head"])
+def test_a_raw_state_dict_is_stripped_of_what_is_the_bases_own(
+    settings: dict[str, Any], places: tuple[Path, Path], child: LoadingChild, tmp_path: Path
+) -> None:
+    folder, wanted = raw_state(places, tmp_path / "raw", **settings)
+
+    repair = fix(places[0], folder, tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "mended", str(repair)
+    found = load_file(tmp_path / "out" / WEIGHTS)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+
+
+def test_a_head_that_was_trained_and_forgotten_in_the_config_is_named_there(
+    places: tuple[Path, Path], child: LoadingChild, tmp_path: Path
+) -> None:
+    folder, _ = raw_state(places, tmp_path / "raw", modules_to_save=["lm_head"])
+    assert fix(places[0], folder, tmp_path / "whole", child=child, cache=False).state == "mended"
+    edit(tmp_path / "whole", modules_to_save=None)
+
+    repair = fix(places[0], tmp_path / "whole", tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "mended", str(repair)
+    assert json.loads((tmp_path / "out" / CONFIG).read_text())["modules_to_save"] == ["lm_head"]
+
+
+def test_weights_of_another_base_are_not_taken_for_an_adapter(
+    places: tuple[Path, Path], child: LoadingChild, tmp_path: Path
+) -> None:
+    folder, _ = raw_state(places, tmp_path / "raw")
+    other = Path(shutil.copytree(places[0], tmp_path / "other"))
+    state = {key: value * 1.5 for key, value in load_file(other / "model.safetensors").items()}
+    save_file(state, other / "model.safetensors", metadata={"format": "pt"})
+
+    assert fix(other, folder, tmp_path / "out", child=child, cache=False).state == "refused"
+
+
+def test_bone_becomes_miss_and_answers_the_same(places: tuple[Path, Path], child: LoadingChild, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.AutoModelForCausalLM.from_pretrained(places[0])
+        adapted = peft.get_peft_model(model, peft.MissConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        tiny.train_by_chance(adapted)
+        adapted.save_pretrained(tmp_path / "miss")
+    wanted = load_file(tmp_path / "miss" / WEIGHTS)
+    save_file({key.replace("miss_block", "bone_block"): value for key, value in wanted.items()}, tmp_path / "miss" / WEIGHTS)  # fmt: skip
+    edit(tmp_path / "miss", peft_type="BONE")
+
+    repair = fix(places[0], tmp_path / "miss", tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "mended", str(repair)
+    assert load_file(tmp_path / "out" / WEIGHTS).keys() == wanted.keys()
 
 
 # ------------------------------------------------------------------------------------------- what cannot be mended

@@ -21,30 +21,30 @@ _FILES = (
     (
         r"^adapters\.(safetensors|npz)$",
         "mlx-lm",
-        "convert it: MLX stores lora_a and lora_b transposed, and scale = alpha / r",
+        "convert it with `adapter-doctor fix`: MLX stores lora_a and lora_b transposed, and scale = alpha / r",
     ),
     (r"^pytorch_lora_weights\.(safetensors|bin)$", "diffusers", "load it with diffusers' `pipeline.load_lora_weights`"),
     (r"\.gguf$", "llama.cpp", "use the PEFT adapter that it was converted from; GGUF is for llama.cpp and Ollama"),
     (
         r"^(adapter_\d+\.pt|hf_adapter_\d+\.pt)$",
         "torchtune",
-        "save it with torchtune's `save_adapter_weights_only` for PEFT",
+        "convert it with `adapter-doctor fix`, or save it with torchtune's `save_adapter_weights_only` for PEFT",
     ),
     (
         r"^lora\.safetensors$",
         "mistral-finetune",
-        "load it with mistral-inference's `model.load_lora`, or merge it there",
+        "convert it with `adapter-doctor fix`, or load it with mistral-inference's `model.load_lora`",
     ),
 )
 _KEYS = (
-    (r"^lora_(unet|te\d?|transformer|prior_unet)_", "kohya", "load it with diffusers' `load_lora_weights`, which converts kohya names"),
-    (r"\.lora_(down|up)\.weight$", "kohya", "load it with diffusers' `load_lora_weights`, which converts kohya names"),
+    (r"^lora_(unet|te\d?|transformer|prior_unet)_", "kohya", "for a text encoder, convert it with `adapter-doctor fix`; otherwise load it with diffusers' `load_lora_weights`"),
+    (r"\.lora_(down|up)\.weight$", "kohya", "for a text encoder, convert it with `adapter-doctor fix`; otherwise load it with diffusers' `load_lora_weights`"),
     # GPT-2, Falcon, MPT and ChatGLM call their body `transformer` too: without PEFT's prefix they are no diffusers'.
     (r"^(unet|text_encoder|transformer)\.(?!h\.\d|encoder\.layers\.\d|blocks\.\d+\.(?:attn\.(?:Wqkv|out_proj)|ffn)\.).*\.lora(\.|_)", "diffusers", "load it with diffusers' `pipeline.load_lora_weights`"),
-    (r"(^|\.)(layers?|h)\.\d+\..*\.lora_[ab]$", "mlx-lm", "convert it: MLX stores lora_a and lora_b transposed, and scale = alpha / r"),
-    (r"^layers\.\d+\..*\.lora_[ab]\.weight$", "torchtune", "save it from torchtune in PEFT's format"),
+    (r"(^|\.)(layers?|h)\.\d+\..*\.lora_[ab]$", "mlx-lm", "convert it with `adapter-doctor fix`: MLX stores lora_a and lora_b transposed, and scale = alpha / r"),
+    (r"^layers\.\d+\..*\.lora_[ab]\.weight$", "torchtune", "convert it with `adapter-doctor fix`, or save it from torchtune in PEFT's format"),
     (r"^layers\.\d+\.(attention|feed_forward)\.\w+\.lora_[AB]\.weight$", "mistral-finetune",
-     "load it with mistral-inference's `model.load_lora`, or merge it there"),
+     "convert it with `adapter-doctor fix`, or load it with mistral-inference's `model.load_lora`"),
     (r"^blk\.\d+\..*\.lora_[ab]$", "llama.cpp", "use the PEFT adapter that it was converted from"),
 )  # fmt: skip
 

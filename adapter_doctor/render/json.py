@@ -62,7 +62,7 @@ def _finding(finding: Finding) -> list[dict[str, Any]]:
             "count": hit.count,
             "examples": list(hit.examples),
             "fix": hit.fix or rule.fix,
-            "repairable": rule.repairable,
+            "repairable": rule.repairable if hit.repairable is None else hit.repairable,
             "consequence_of": finding.consequence_of,
         }
         for hit in finding.hits

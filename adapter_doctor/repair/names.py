@@ -81,6 +81,19 @@ def unwrap_saved(case: Case) -> Step | None:
     return Step("AD217", what, renames, drops=frozenset(originals))
 
 
+def rename_bone(case: Case) -> Step | None:
+    """BONE, which PEFT renamed to MiSS in 0.19: `bone_block` is `miss_block`, and computes the same."""
+    renames = {
+        one.key: one.key.replace(".bone_block", ".miss_block")
+        for one in map(parse, case.draft.tensors)
+        if one is not None and one.parameter == "bone_block"
+    }
+    if not renames or case.draft.config.get("peft_type") not in ("BONE", "MISS"):
+        return None
+    what = f"rename {len(renames)} tensors of BONE as MISS has them since PEFT 0.19"
+    return Step("AD224", what, renames, settings={"peft_type": "MISS"})
+
+
 # ------------------------------------------------------------------------------------------------------- how it is done
 
 

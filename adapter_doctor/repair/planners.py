@@ -12,6 +12,7 @@ PLANNERS: tuple[Planner, ...] = (
     names.unwrap_twice,
     names.add_prefix,
     names.drop_adapter_name,
+    names.rename_bone,
     names.move_modules,
     layouts.fuse,
     layouts.split,

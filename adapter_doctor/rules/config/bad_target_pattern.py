@@ -12,7 +12,7 @@ from adapter_doctor.rules import rule
 from adapter_doctor.rules.config._values import CONFIG, shown
 
 
-@rule("AD109", Severity.ERROR, explains=("AD110", "AD211", "AD301", "AD5"))
+@rule("AD109", Severity.ERROR, explains=("AD110", "AD211", "AD301", "AD5"), repairable=True)
 def bad_target_pattern(
     config: AdapterConfig, base: BaseModules | Missing, tensors: AdapterTensors | Missing
 ) -> Iterator[Hit]:

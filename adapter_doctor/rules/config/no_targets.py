@@ -15,7 +15,7 @@ _WITHOUT = ("ADAPTION_PROMPT", "XLORA")
 _BY_MODEL = ("TRAINABLE_TOKENS", "SHADOW")
 
 
-@rule("AD108", Severity.ERROR, explains=("AD301", "AD501"))
+@rule("AD108", Severity.ERROR, explains=("AD301", "AD501"), repairable=True)
 def no_targets(config: AdapterConfig, base: BaseConfig | Missing, outcome: LoadOutcome | Missing) -> Iterator[Hit]:
     """The config names no module to adapt, and PEFT has no default for this kind of base.
 

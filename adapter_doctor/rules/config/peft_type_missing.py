@@ -10,7 +10,7 @@ from adapter_doctor.rules import rule
 from adapter_doctor.rules.config._values import CONFIG, shown
 
 
-@rule("AD103", Severity.ERROR, explains=("AD5",))
+@rule("AD103", Severity.ERROR, explains=("AD5",), repairable=True)
 def peft_type_missing(config: AdapterConfig) -> Iterator[Hit]:
     """The config names no PEFT type.
 

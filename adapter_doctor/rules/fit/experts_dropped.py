@@ -13,6 +13,7 @@ from adapter_doctor.rules import rule
     "AD319",
     Severity.ERROR,
     explains=("AD301", "AD302", "AD303", "AD304", "AD305", "AD5", "AD803", "AD804", "AD805", "AD815"),
+    repairable=True,
 )
 def experts_dropped(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
     """LoRA tensors of a mixture-of-experts model find no place: this transformers fuses the experts.

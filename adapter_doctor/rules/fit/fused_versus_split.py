@@ -13,6 +13,7 @@ from adapter_doctor.rules import rule
     "AD312",
     Severity.ERROR,
     explains=("AD301", "AD302", "AD303", "AD304", "AD305", "AD314", "AD5", "AD803", "AD804", "AD805", "AD815"),
+    repairable=True,
 )
 def fused_versus_split(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
     """Layers are fused in the base and split in the adapter, or the other way round.

@@ -9,7 +9,12 @@ from adapter_doctor.findings import Hit, Severity
 from adapter_doctor.rules import rule
 
 
-@rule("AD301", Severity.ERROR, explains=("AD302", "AD303", "AD304", "AD305", "AD5", "AD803", "AD804", "AD805", "AD815"))
+@rule(
+    "AD301",
+    Severity.ERROR,
+    explains=("AD302", "AD303", "AD304", "AD305", "AD5", "AD803", "AD804", "AD805", "AD815"),
+    repairable=True,
+)
 def no_target_matches(config: AdapterConfig, fit: Fit, base: BaseModules) -> Iterator[Hit]:
     """No module of the base is named by the config's targets.
 

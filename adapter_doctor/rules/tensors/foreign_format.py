@@ -21,12 +21,15 @@ def foreign_format(weights: WeightsFiles, tensors: AdapterTensors | Missing) -> 
     Trained with kohya, diffusers, MLX, torchtune or mistral-finetune, or converted for llama.cpp.
 
     ## Fix
-    Convert it to PEFT's format with the converter that the message names, or load it with its own library.
+    Convert it with `adapter-doctor fix`, or as the message says; or load it with its own library.
     """
     found = format_of_files([one.name for one in weights.others]) if weights.chosen is None else None
     if found is None and isinstance(tensors, AdapterTensors):
         found = format_of_keys(tensors)
     if found is not None:
         yield Hit(
-            f"{found.evidence}: this is {found.name}'s format, not PEFT's", examples=found.examples, fix=found.cure
+            f"{found.evidence}: this is {found.name}'s format, not PEFT's",
+            examples=found.examples,
+            fix=found.cure,
+            repairable=None if found.name != "llama.cpp" else False,
         )

@@ -10,7 +10,7 @@ from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.rules import rule
 
 
-@rule("AD224", Severity.ERROR, explains=("AD211", "AD212", "AD303", "AD304", "AD305", "AD306", "AD5"))
+@rule("AD224", Severity.ERROR, explains=("AD211", "AD212", "AD303", "AD304", "AD305", "AD306", "AD5"), repairable=True)
 def old_layout(config: AdapterConfig, tensors: AdapterTensors, comparison: Comparison | Missing) -> Iterator[Hit]:
     """The tensors are in the layout of an older PEFT release.
 
@@ -28,7 +28,8 @@ def old_layout(config: AdapterConfig, tensors: AdapterTensors, comparison: Compa
     if config.peft_type == "OFT" and "oft_r" in parameters:
         release = "0.14 or 0.15" if "oft_s" in parameters else "0.7 to 0.13"
         yield Hit(f"`oft_r` tensors, as PEFT {release} wrote them; since 0.16 the method stores `oft_R.weight`",
-                  where=tensors.file, count=len(tensors), fix="load it with `pip install 'peft==0.15.2'` and merge it there")  # fmt: skip
+                  where=tensors.file, count=len(tensors), fix="load it with `pip install 'peft==0.15.2'` and merge it there",
+                  repairable=False)  # fmt: skip
     if config.peft_type != "BONE" and "bone_block" in parameters:
         yield Hit("`bone_block` tensors, as PEFT 0.14 to 0.18 wrote them; now the method is MISS with `miss_block`",
                   where=tensors.file, count=len(tensors), fix="set `peft_type` to MISS and rename `bone_block` to `miss_block`")  # fmt: skip
@@ -43,4 +44,5 @@ def old_layout(config: AdapterConfig, tensors: AdapterTensors, comparison: Compa
             count=len(experts),
             examples=some(clash.key for clash in experts),
             fix="load it with the PEFT release that saved it (0.17.0 to 0.19.0 store them the other way round)",
+            repairable=False,
         )
