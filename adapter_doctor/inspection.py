@@ -20,6 +20,7 @@ from adapter_doctor.facts import (
 )
 from adapter_doctor.formats.base_names import is_local_path
 from adapter_doctor.identity import Identity, identify
+from adapter_doctor.knowledge import origin
 from adapter_doctor.knowledge.bases import copies, known_as
 from adapter_doctor.merging import Advice, Outcome, merging, overall
 from adapter_doctor.scaling import Scaling, doubts, scalings
@@ -32,7 +33,8 @@ class Inspection:
     """What an adapter is, read from its config and the header of its weights.
 
     ``troubles`` says what could not be read, ``out_of_reach`` that this may be otherwise another time (a network).
-    ``named`` is the base that the config names, ``means`` the known base that this means, if any. ``base``,
+    ``written_by`` is the PEFT release (or range of releases, by the config's keys) that saved it, ``readable_since`` the
+    oldest that knows all its fields. ``named`` is the base that the config names, ``means`` the known base that this means, if any. ``base``,
     ``dimensions`` and ``merging`` are there when a base was given: sizes by the tensors against its config, and what
     stands against a merge.
     """
@@ -45,6 +47,8 @@ class Inspection:
     parameters: int = 0
     dtypes: tuple[str, ...] = ()
     weights_file: str = ""
+    written_by: str | None = None
+    readable_since: str | None = None
     named: str = ""
     means: str | None = None
     identity: Identity = Identity()  # noqa: RUF009  # frozen
@@ -92,6 +96,7 @@ def build(facts: Facts, reference: str, base: str | None) -> Inspection:
     states = [one for one in (facts.get(ConfigFile), weights) if isinstance(one, Missing)]
     found: dict[str, Any] = {"out_of_reach": bool(states)}
     if isinstance(config, AdapterConfig):
+        found["written_by"], found["readable_since"] = origin(config.raw)
         found |= {
             "peft_type": config.peft_type, "task_type": config.task_type, "named": config.base_name,
             "means": known_as(config.base_name) if config.base_name else None,

@@ -26,6 +26,7 @@ from adapter_doctor.facts import (
     WeightsFiles,
 )
 from adapter_doctor.findings import Severity
+from adapter_doctor.knowledge import origin
 from adapter_doctor.picture import Picture, draw
 from adapter_doctor.suppression import Suppressed
 
@@ -167,6 +168,8 @@ def build(
         "files": dict(sorted(folder.files.items())[:MOST_FILES]) if isinstance(folder, AdapterFolder) else {},
         "weights_file": weights.chosen.name if isinstance(weights, WeightsFiles) and weights.chosen else None,
     }  # fmt: skip
+    told = origin(config.raw) if isinstance(config, AdapterConfig) else (None, None)
+    adapter["written_by"], adapter["readable_since"] = told
     base = {
         "reference": base_reference or None,
         "revision": base_folder.revision if isinstance(base_folder, BaseFolder) else None,

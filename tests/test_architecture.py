@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "picture": _PURE,
     "selection": {"errors", "rules"},
     "settings": {"errors", "formats", "suppression"},
-    "report": _WORDS | {"rules", "engine", "diagnosis", "errors", "suppression", "picture"},
+    "report": _WORDS | {"knowledge", "rules", "engine", "diagnosis", "errors", "suppression", "picture"},
     "render": _WORDS
     | {
         "rules",

@@ -246,3 +246,13 @@ def test_saved_is_what_the_installed_peft_writes() -> None:
     assert {name for name, field in fields.items() if field.saved} == set(written)
     assert set(fields) - set(written) == {"runtime_config"}
     assert fields.keys() <= inspect.signature(peft.LoraConfig).parameters.keys()
+
+
+def test_writer_of_a_config_is_what_it_records_or_what_its_keys_tell() -> None:
+    config = {"peft_type": "LORA", **dict.fromkeys(knowledge._saved_keys("LORA")["0.10.0"])}
+
+    assert knowledge.origin({**config, "peft_type": "LORA"})[0] == " to ".join(
+        dict.fromkeys(knowledge.written_by({**config, "peft_type": "LORA"}) or ())
+    )
+    assert knowledge.origin({**config, "peft_type": "LORA", "peft_version": "0.19.1"})[0] == "0.19.1"
+    assert knowledge.origin({"peft_type": "LORA", "peft_version": "x" * 99}) == (None, "0.18.0")

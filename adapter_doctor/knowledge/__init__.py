@@ -192,6 +192,17 @@ def written_by(config: Mapping[str, Any]) -> tuple[str, str] | None:
     return None if by_hand else (best[0], best[-1])
 
 
+def origin(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """(the PEFT that wrote a config, the oldest release that has all its fields), each None where it cannot be told.
+
+    What the config records as ``peft_version`` counts; else it is a release or a range of them, judged by the keys.
+    """
+    recorded, told = config.get("peft_version"), written_by(config)
+    writer = " to ".join(dict.fromkeys(told)) if told else None
+    known = isinstance(recorded, str) and 0 < len(recorded) <= 40
+    return recorded if known else writer, oldest_release_reading(config)
+
+
 def unknown_fields(config: Mapping[str, Any], peft_version: str) -> dict[str, FieldSpan | None]:
     """The keys of a config that a PEFT version does not have for its type, each with what other releases know of it.
 

@@ -42,6 +42,10 @@ def _blocks(one: Inspection) -> Iterator[tuple[int, int, str]]:
         yield 2, 2, ", ".join(filter(None, kind))
     for trouble in one.troubles:
         yield 2, 2, f"✗ {trouble}"
+    if one.written_by or one.readable_since:
+        told = [f"written by PEFT {one.written_by}"] if one.written_by else []
+        told += [f"the oldest PEFT with all its fields is {one.readable_since}"] if one.readable_since else []
+        yield 2, 2, "; ".join(told)
     if one.peft_type:
         yield 2, 2, f"base by its config: {one.named or '-'} ({about_named(one)})"
     if one.tensors:
@@ -126,7 +130,8 @@ def to_dict(one: Inspection) -> dict[str, Any]:
         "adapter": {
             "reference": one.reference, "revision": one.revision, "peft_type": one.peft_type or None,
             "task_type": one.task_type or None, "tensors": one.tensors, "parameters": one.parameters,
-            "dtypes": list(one.dtypes), "weights_file": one.weights_file or None, "base_named": one.named or None,
+            "dtypes": list(one.dtypes), "weights_file": one.weights_file or None, "written_by": one.written_by,
+            "readable_since": one.readable_since, "base_named": one.named or None,
             "base_meant": one.means,
         },
         "made_for": {
