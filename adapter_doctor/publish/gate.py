@@ -157,7 +157,7 @@ def _facts(
             source, _ = open_source(str(base or name), token=token, offline=offline)
             facts = gather_base(source, facts, weights=False)
     facts = facts.lacking(Missing("there is no base to look at"), BaseConfig)
-    if not name or is_local_path(name) or Path(name).exists():
+    if not name or is_local_path(name):
         access: BaseAccess | Missing = Missing("the config names no base on the Hub", waived=True)
     elif offline:
         access = Missing("offline mode is on", waived=True)

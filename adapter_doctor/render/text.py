@@ -27,23 +27,23 @@ def render(report: Report, *, verbose: bool = False, width: int = 80, colour: bo
         emoji=False, color_system="standard" if colour else None, legacy_windows=False,
     )  # fmt: skip
     _head(console, report)
-    causes = [one for one in report.findings if one.rule.severity is Severity.ERROR and one.consequence_of is None]
-    for finding in causes:
-        _in_full(console, finding)
-        followers = [one for one in report.findings if one.consequence_of == finding.rule.code]
+    cause, shown = report.cause, _in_full if verbose else _in_a_line
+    followers = [one for one in report.findings if cause is not None and one.consequence_of == cause.rule.code]
+    if cause is not None:
+        _in_full(console, cause)
         if followers:
             console.print(Text("  what follows from it:", "dim"))
-            for follower in followers:
-                (_in_full if verbose else _in_a_line)(console, follower)
+            for finding in followers:
+                shown(console, finding)
         console.print()
-    shown = {id(one) for one in causes} | {
-        id(one) for one in report.findings if one.consequence_of in {cause.rule.code for cause in causes}
-    }
-    rest = [one for one in report.findings if id(one) not in shown]
-    for finding in rest:
-        (_in_full if verbose or finding.consequence_of is None else _in_a_line)(console, finding)
+    rest = [one for one in report.findings if one is not cause and one not in followers]
     if rest:
+        console.print(Text("  also found:" if cause is not None else "  found:", "dim"))
+        for finding in rest:
+            shown(console, finding)
         console.print()
+    if rest and not verbose:
+        _block(console, "--verbose shows all of it in full, each with its cure", 2, style="dim")
     _serving(console, report)
     _unexamined(console, report, verbose)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines()) + "\n"
