@@ -139,6 +139,12 @@ SURROUNDINGS: dict[str, Callable[[str], str]] = {
     "another exception before it": lambda text: "KeyError: 'x'\n\nThe above exception was the direct cause of the"
     f" following exception:\n\n{text}",
     "docker compose": lambda text: "".join(f"trainer-1  | {line}\n" for line in text.splitlines()),
+    "vllm": lambda text: "".join(
+        f"(EngineCore_DP0 pid=14469) ERROR 01-19 20:41:34 [core.py:918] {line}\n" for line in text.splitlines()
+    ),
+    "vllm in docker": lambda text: "".join(
+        f"2024-10-16T03:44:47.190331575Z ERROR 10-15 20:44:47 engine.py:160] {line}\n" for line in text.splitlines()
+    ),
     "ray": lambda text: "".join(f"(train_fn pid=4321, ip=10.0.0.1) {line}\n" for line in text.splitlines()),
 }  # fmt: skip
 
@@ -199,7 +205,12 @@ def test_source_lines_of_a_traceback_are_not_taken_for_messages() -> None:
     "TypeError: 'NoneType' object is not iterable", "RuntimeError: The size of tensor a (3) must match the size of tensor"
     " b (4) at non-singleton dimension 1", "ValueError: invalid literal for int() with base 10: 'x'", "lora_A and lora_B",
     "INFO trained 3 epochs; trainable params: 4,194,304 || all params: 6,742,609,920 || trainable%: 0.0622",
-    "ConnectionError: Max tries", "[rank0]: it is fine", "ImportError: cannot import name 'foo' from 'bar'", "\ufffd\u202e",
+    "ConnectionError: Max tries", "KeyError: 'CUDA_VISIBLE_DEVICES'", "KeyError: None", "KeyError: 'state'",
+    "requests.exceptions.HTTPError: 401 Client Error: Unauthorized for url: https://api.example.org/v1/runs",
+    "urllib3.exceptions.MaxRetryError: Max retries exceeded with url: /graphql (Caused by NameResolutionError)",
+    "torch.distributed.DistBackendError: NCCL error", "AssertionError", "OSError: [Errno 28] No space left on device",
+    "IndexError: index out of range in self", "RuntimeError: Found no NVIDIA driver on your system.",
+    "ValueError: Unable to create tensor, you should probably activate truncation and/or padding", "[rank0]: it is fine", "ImportError: cannot import name 'foo' from 'bar'", "\ufffd\u202e",
 ])  # fmt: skip
 def test_what_is_not_known_is_said_not_to_be(text: str) -> None:
     report = explain(text)

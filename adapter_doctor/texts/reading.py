@@ -21,17 +21,18 @@ WHOLE = 8 << 20
 """Bytes up to which a text is read whole; of a longer one only the surroundings of what looks like a message."""
 _NOTEBOOK = 256 << 20
 _CHUNK = 4 << 20
-_FRONT, _BACK = 2 << 20, 3 << 20
+_FRONT, _BACK = 2 << 20, 2 << 20
 _ANCHORS = {
     # What to look for in a long text, and how many bytes from there on belong to it. Each is searched for by memchr,
     # which costs 0.07 s for 100 MB; one alternation of them would take a second.
     b"Error(s) in loading": 2 << 20, b"missing adapter keys": 2 << 20, b"LOAD REPORT": 1 << 20, b"size mismatch": 1 << 16,
     b"not initialized from": 1 << 18, b"_IncompatibleKeys": 1 << 20, b"Traceback": 1 << 14, b"Error": 1 << 13, b"ERROR": 1 << 12,
-    b"Exception": 1 << 13, b"Warning": 1 << 13, b"WARN": 1 << 12, b"failed": 1 << 12, b"error:": 1 << 12,
+    b"Exception": 1 << 13, b"Warning": 1 << 13, b"failed": 1 << 12, b"error:": 1 << 12,
     b"lora key not loaded": 1 << 12,
 }  # fmt: skip
 _HITS_A_CHUNK = 800
 _SAME = 3
+_BEFORE = 1 << 10
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]{0,40}[ -/]{0,9}[@-~]|\][^\x07\x1b]{0,2000}(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _PREFIX = re.compile(
@@ -42,7 +43,7 @@ _PREFIX = re.compile(
     r"|\([\w.:]{1,60} (?:pid=\d{1,9}|rank=\d{1,6})[^)]{0,100}\) ?"  # Ray, vLLM's processes
     r"|[A-Za-z][\w.-]{0,60}(?:-\d{1,6}|/\d{1,6}) {1,20}\| ?"  # docker compose
     r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,\d]{0,12}(?:Z|[+-]\d\d:?\d\d)?\]?,? ?"
-    r"|(?:ERROR|WARNING|INFO|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]{1,80}\] ?"  # vLLM
+    r"|(?:ERROR|WARNING|INFO|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[?[\w.]{1,80}:\d{1,6}\] ?"  # vLLM
     r"|\[(?:INFO|WARNING|ERROR)\|[\w.]{1,80}:\d{1,6}\]"  # transformers
     r"|\d{1,5}: (?=\S)"  # srun --label
     r"|> (?=\S)"  # quoted in a mail or an issue
@@ -52,7 +53,9 @@ _BAR = re.compile(r"[^|\n]{0,120}\d{1,3}%\|[^|\n]{0,400}\| ?[\d.]{1,12}[kMG]?/")
 # In a traceback, the line after a frame's is source code, unless it is an exception or the rest of a wrapped frame.
 _FRAME = re.compile(r'File "[^"]{1,1000}", line \d{1,7}, in ')
 _AFTER_FRAME = re.compile(r"[\w.]{0,120}(?:Error|Exception|Warning|Interrupt|Exit)\b|[\w<>]{1,60}$|File ")
-_SOURCE = re.compile(r"(?:-{1,9}> ?)?(?:\d{1,6} +)?(?:raise [\w.]{1,100}(?:\(|$)|f[\"'])|[~^ ]{3,}$")
+_SOURCE = re.compile(
+    r"(?:❱ {0,4})?\d{1,6} {1,4}│|(?:-{1,9}> ?)?(?:\d{1,6} +)?(?:raise [\w.]{1,100}(?:\(|$)|f[\"'])|[~^ ]{3,}$"
+)
 _BOX = "│┃║╭╮╰╯"
 _ESCAPED = ("\\n\\t", "\\n  File", "\\nTraceback", "\\n\\n")
 
@@ -241,12 +244,13 @@ def _spans(chunk: bytes, carried: int, seen: dict[bytes, int]) -> tuple[list[tup
             if at < 0:
                 break
             start = chunk.rfind(b"\n", max(0, at - 2000), at) + 1 or max(0, at - 2000)
-            print_of = chunk[start : at + 60].translate(None, b"0123456789")
+            print_of = chunk[max(start, at - 60) : at + 60].translate(None, b"0123456789")
             seen[print_of] = seen.get(print_of, 0) + 1
-            if seen[print_of] > _SAME or len(seen) > 100_000:
+            if seen[print_of] > _SAME or len(seen) > 20_000:
                 at = chunk.find(b"\n", at) + 1 or len(chunk)
                 continue
-            spans.append((start, min(start + extent, len(chunk))))
+            before = chunk.rfind(b"\n", 0, max(0, start - _BEFORE)) + 1
+            spans.append((max(before, start - 2 * _BEFORE, 0), min(start + extent, len(chunk))))
             beyond = max(beyond, start + extent - len(chunk))
             at = start + extent
     merged: list[tuple[int, int]] = []
