@@ -13,7 +13,7 @@ import peft_types
 import pytest
 from hub_server import PROXY_PAGE, Fault, HubServer
 
-from adapter_doctor import check
+from adapter_doctor import check, inspect
 from adapter_doctor.loading.process import LoadingChild
 from adapter_doctor.report import Report
 from adapter_doctor.sources import hub_connection
@@ -234,3 +234,18 @@ def test_token_never_reaches_the_report(hub: HubServer) -> None:
     report = static(token=token)
     assert token not in str(report)
     assert token not in str(report.to_dict())
+
+
+def test_inspect_reads_config_and_header_alone(hub: HubServer) -> None:
+    found = inspect(ADAPTER, BASE, time_limit=20)
+
+    assert found.troubles == ()
+    assert found.identity.sizes["layers"] == 3
+    assert found.merge == "exact"
+    assert found.exit_code == 0
+    assert all(one.range for one in hub.seen if one.method == "GET" and "model.safetensors" in one.path)
+
+
+def test_inspect_of_what_cannot_be_reached_is_open(hub: HubServer) -> None:
+    assert inspect(ADAPTER, offline=True).exit_code == 3
+    assert inspect("acme/nothing", time_limit=20).exit_code == 1
