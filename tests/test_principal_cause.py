@@ -121,3 +121,20 @@ def test_tokens_trained_on_a_resized_base_are_one_matter_of_the_vocabulary(
     adapter = _adapted(model, tmp_path / "adapter", task_type="CAUSAL_LM", trainable_token_indices=[130, 131])
 
     assert_one_cause(check(base, adapter, child=child, cache=False), "AD308")
+
+
+def test_trained_tokens_of_a_resized_tied_base_are_saved_twice_and_land(child: LoadingChild, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "base"
+    model = tiny.by_name("llama-tied").build()
+    model.save_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(tiny.VOCABULARY + 8)
+    resized = tmp_path / "resized" / "base"
+    model.save_pretrained(resized)
+    adapter = _adapted(model, tmp_path / "adapter", task_type="CAUSAL_LM", trainable_token_indices=[130])
+
+    report = check(resized, adapter, child=child, cache=False, load="full")
+
+    assert report.verdict == "compatible", report.summary

@@ -523,6 +523,8 @@ def sort_out(seen):
         if key not in landed
         and key not in clashing
         and not is_echo(key, seen.file)
+        # a tied head shares the trained tokens of the embedding; PEFT saves both when the vocabulary was resized
+        and (alias.get("%s.%s" % (key, seen.adapter_name)) or 0) not in covered_ids
         and "lora_monteclora_sampler" not in key  # it serves training only and is not loaded for use
     ]
     return {

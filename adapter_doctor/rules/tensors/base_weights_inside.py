@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from adapter_doctor import knowledge
@@ -40,7 +41,9 @@ def base_weights_inside(config: AdapterConfig, fit: Fit, copies: BaseCopies, bas
     copied = [key for key in unread if key.endswith(".base_layer.weight")]
     # PEFT saves embeddings beside the adapter by itself; any other base weight is there by mistake.
     saved = [
-        key for key in unread if key.rpartition(".")[0].removesuffix(".base_layer").rpartition(".")[2] in _EMBEDDINGS
+        key
+        for key in unread
+        if re.sub(r"(\.token_adapter)?(\.base_layer)?\.[^.]+$", "", key).rpartition(".")[2] in _EMBEDDINGS
     ]
     stray = [key for key in unread if key not in saved]
     if stray:
