@@ -29,7 +29,7 @@ SHOWN = tuple(one for one in engines() if one != "diffusers")
 def cell(outlook: Outlook) -> str:
     """The sign for an outlook; ✓* where one number, which `--for` prints, is all that is needed."""
     effects = [one for one in outlook.effects if not (one.trait == "peft-folder" and outlook.engine in OWN_FORMAT)]
-    knob = [one for one in effects if one.trait == "scaling" and one.fix]
+    knob = [one for one in effects if one.trait == "scaling" and one.fix.startswith("pass ")]
     rest = Outlook(outlook.engine, outlook.version, tuple(one for one in effects if one not in knob))
     return "✓*" if knob and rest.outcome == "served" else SIGNS[rest.outcome if not knob else "wrong"]
 

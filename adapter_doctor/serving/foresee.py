@@ -219,7 +219,9 @@ def _scaled(profile: Profile, version: str, case: Case) -> Iterator[Effect]:
     amount = f"{low:.4g}" if abs(high - low) < 1e-9 else f"{low:.4g} to {high:.4g}"
     why = f"{len(off)} of {len(ratios)} modules are scaled by {amount} of what was trained: {scaling.why}"
     uniform = len(off) == len(ratios) and abs(high - low) < 1e-9
-    fix = f"pass {scaling.knob.format(factor=f'{1 / low:.6g}')}" if scaling.knob and uniform else ""
+    fix = f"`adapter-doctor fix BASE ADAPTER --for {profile.engine} --output DIR` puts the scaling into `lora_B`"
+    if scaling.knob and uniform:
+        fix = f"pass {scaling.knob.format(factor=f'{1 / low:.6g}')}, or {fix}"
     yield Effect(
         "scaling", "wrong", why, factors=(low, high), fix=fix, evidence=scaling.evidence, source=scaling.source
     )

@@ -28,4 +28,9 @@ def _hit(outlook: Outlook, effect: Effect) -> Hit:
     quoted = effect.message.replace("…", "").strip()
     words = f" (it says: {effect.message})" if quoted else ""
     message = f"{outlook.engine} {outlook.version}: {effect.why}{dropped}{words}"
-    return Hit(message, where=outlook.adapter or None, count=max(1, effect.dropped), fix=effect.fix or None)
+    return Hit(
+        message,
+        where=outlook.adapter or None,
+        count=max(1, effect.dropped),
+        fix=f"{outlook.engine}: {effect.fix}" if effect.fix else None,
+    )
