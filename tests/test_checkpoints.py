@@ -133,6 +133,17 @@ def test_shards_of_deepspeed_are_told_and_leave_the_verdict_open(run: Path, out:
     assert codes(report) == {"AD810"}
 
 
+def test_a_state_that_fsdp_saved_whole_is_not_judged_by_position(run: Path, out: Path) -> None:
+    place = out / "checkpoint-3"
+    (place / "optimizer.pt").rename(place / "optimizer.bin")
+    (place / "pytorch_model_fsdp.bin").write_bytes(b"PK")
+
+    report = resume(run, place)
+
+    assert report.verdict == "undetermined"
+    assert codes(report) == {"AD810"}
+
+
 def test_a_state_of_accelerate_is_judged_and_named(run: Path, out: Path) -> None:
     import accelerate
     import torch

@@ -32,6 +32,9 @@ _STORAGE = {
     "int8": ("I8", 1), "int16": ("I16", 2), "int32": ("I32", 4), "int64": ("I64", 8), "bool": ("BOOL", 1),
 }  # fmt: skip
 
+_PLAIN = frozenset({"BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "LONG1"})
+"""Opcodes whose value is their argument."""
+
 _HARMLESS = frozenset(
     {
         ("collections", "OrderedDict"),
@@ -200,7 +203,13 @@ class _Machine:
 
     def _step(self, op: str, argument: Any) -> None:
         stack = self.stack
-        if op in ("MARK",):
+        if op in _PLAIN:  # first what a large state has most of
+            stack.append(argument)
+        elif op in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self.memo[int(argument)] = stack[-1]
+        elif op in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(self.memo[int(argument)])
+        elif op in ("MARK",):
             self.marks.append(len(stack))
         elif op in ("EMPTY_DICT",):
             stack.append({})
@@ -232,12 +241,8 @@ class _Machine:
             items = self._to_mark()
             if isinstance(stack[-1], list):
                 stack[-1].extend(items)
-        elif op in ("BINPUT", "LONG_BINPUT", "PUT"):
-            self.memo[int(argument)] = stack[-1]
         elif op == "MEMOIZE":
             self.memo[len(self.memo)] = stack[-1]
-        elif op in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(self.memo[int(argument)])
         elif op in ("GLOBAL", "INST"):
             module, _, name = argument.partition(" ")
             if op == "INST":

@@ -34,6 +34,7 @@ _NUMPY = re.compile(
     r"(numpy(\._?core)?(\.multiarray)?\.(_reconstruct|ndarray|dtype)|numpy\.dtypes\.\w+|_codecs\.encode)"
 )
 _STEPS = {"F32": "<f", "F64": "<d", "I64": "<q", "I32": "<i"}
+_NAMES = {"deepspeed": "DeepSpeed", "fsdp": "FSDP"}
 _ENGINES = {
     "deepspeed": re.compile(r"global_step\d+/.*(model|optim)_states\.pt$"),
     "fsdp": re.compile(r"(pytorch_model_fsdp(_\d+/.*|.*\.bin)|optimizer_\d+/.*|optimizer_\d+_rank\d+\.bin)$"),
@@ -137,8 +138,8 @@ def _optimizer_facts(
 ) -> tuple[FileState, OptimizerState | Missing]:
     """The state of the optimizer's file, and what it holds; nothing is left to judge where there is none."""
     state = states.get(name, FileState(name, "absent", f"there is no {name}"))
-    if state.state == "absent" and writer in ("deepspeed", "fsdp"):
-        return state, Missing(f"the optimizer's state lies in shards that only {writer} puts together")
+    if writer in ("deepspeed", "fsdp") and (state.ok or state.state == "absent"):
+        return state, Missing(f"the optimizer's state is in a form that only {_NAMES[writer]} puts together")
     if not state.ok:
         return state, Missing(f"there is no optimizer state to judge: {state.detail}", waived=True)
 

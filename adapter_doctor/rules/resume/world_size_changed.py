@@ -25,5 +25,5 @@ def world_size_changed(checkpoint: Checkpoint, plan: ResumePlan) -> Iterator[Hit
     """
     if "world" in plan.told and plan.world is not None and plan.world != checkpoint.world:
         ends = "; DeepSpeed refuses to load its shards so" if checkpoint.writer == "deepspeed" else ""
-        yield Hit(f"the checkpoint was saved by {checkpoint.world} processes, and {plan.world} go on{ends}",
+        yield Hit(f"processes that saved the checkpoint: {checkpoint.world}, and that go on: {plan.world}{ends}",
                   where=checkpoint.reference)  # fmt: skip
