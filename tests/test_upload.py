@@ -104,6 +104,14 @@ def test_dry_run_sends_nothing(hub: WritableHub, adapter: Path) -> None:
     assert hub.written() == []
 
 
+def test_folder_is_examined_offline_where_that_is_wanted(hub: WritableHub, adapter: Path) -> None:
+    base = adapter.parent / "base"
+    hub.forget()
+
+    assert run(adapter, "--dry-run", "--offline", "--base", base).exit_code == 0
+    assert hub.seen == []
+
+
 def test_training_files_are_sent_only_when_they_are_asked_for(hub: WritableHub, adapter: Path) -> None:
     result = run(adapter, "--include", "optimizer.pt")
 

@@ -32,6 +32,7 @@ def upload(
     fail_on: Annotated[str | None, typer.Option(help="Refuse on: error (if not said) or warning.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings; else [tool.adapter-doctor] of pyproject.toml.")] = None,
     token: Annotated[str | None, typer.Option(help="Hub token; else the one `hf auth login` saved.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Examine with what is on this disk.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every finding in full.")] = False,
 ) -> None:
     """Upload FOLDER to REPO_ID if the adapter works on its base and nothing in it must stay here.
@@ -49,7 +50,7 @@ def upload(
             _fix_card(folder, license_name, write=not dry_run)
         plan = gate.examine(
             folder, repo_id, base=base, include=include or (), fail_on=own.fail_on, load=own.load,  # type: ignore[arg-type]
-            select=own.select, ignore=own.ignore, token=token, progress=progress,
+            select=own.select, ignore=own.ignore, token=token, offline=offline, progress=progress,
         )  # fmt: skip
     except DoctorError as error:
         progress.clear()
