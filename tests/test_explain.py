@@ -184,6 +184,13 @@ def test_notebook_is_read_by_its_outputs_alone(tmp_path: Path) -> None:
     assert [one.rule.code for one in explain_file(path).findings] == ["AD910", "AD913"]
 
 
+def test_notebook_that_is_cut_off_is_read_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    path.write_text('{"cells": [{"cell_type": "code", "outputs": [{"text": [' + json.dumps(RENAMED))
+
+    assert [one.rule.code for one in explain_file(path).findings] == ["AD910", "AD913"]
+
+
 def test_file_that_powershell_wrote_is_read(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     path.write_bytes(RENAMED.encode("utf-16"))

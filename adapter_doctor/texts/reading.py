@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 WHOLE = 8 << 20
 """Bytes up to which a text is read whole; of a longer one only the surroundings of what looks like a message."""
-_NOTEBOOK = 256 << 20
+_NOTEBOOK = 64 << 20
 _CHUNK = 4 << 20
 _FRONT, _BACK = 2 << 20, 2 << 20
 _ANCHORS = {
@@ -101,8 +101,7 @@ def read(stream: BinaryIO) -> Text:
         outputs = _outputs(first)
         if outputs is not None:
             return _of(outputs, len(first))
-        stream, first = io.BytesIO(first), b""
-    elif len(first) <= WHOLE:
+    if len(first) <= WHOLE:
         return _of(first.decode("utf-8", "replace"), len(first))
     return scanned(first, stream)
 
