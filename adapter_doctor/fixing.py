@@ -194,7 +194,7 @@ def _landing(facts: Facts) -> dict[str, int] | None:
     outcome = facts.get(LoadOutcome)
     if not isinstance(outcome, LoadOutcome) or outcome.died:
         return None
-    return {"in_file": outcome.in_file, "landed": outcome.landed}
+    return {"in_file": outcome.in_file, "landed": outcome.landed, "left_at_init": len(outcome.left_at_init)}
 
 
 # ------------------------------------------------------------------------------------------------------- the copy

@@ -189,8 +189,15 @@ DEFECTS: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", BODIES)
-@pytest.mark.parametrize("defect", DEFECTS)
+# Other forms of a defect that is in the table for every body: two bodies will do.
+VARIANTS = {
+    "compiled outside", "sharded by FSDP", "half a prefix", "r as text", "r lost", "targets of another model",
+    "targets lost", "pattern without end",
+}  # fmt: skip
+CASES = [(defect, name) for defect in DEFECTS for name in (BODIES if defect not in VARIANTS else ("llama", "t5"))]
+
+
+@pytest.mark.parametrize(("defect", "name"), CASES)
 def test_mended_copy_answers_as_the_unbroken_adapter(
     defect: str, name: str, clinic: Clinic, child: LoadingChild, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def advice(report: Report, files: Mapping[str, int], folder: Path | None) -> tup
 def _real_weights(files: Mapping[str, int], folder: Path | None) -> list[str]:
     steps = sorted({name.partition("/")[0] for name in files if name.startswith("global_step")}, key=_number)
     said = []
-    here = str(folder) if folder is not None else "."
+    here = shlex.quote(str(folder)) if folder is not None else "."
     if steps:
         shards = sum(1 for name in files if name.startswith(f"{steps[-1]}/"))
         tool = f"python {here}/{_ZERO} {here} {here}/fp32" if _ZERO in files else f"python -m deepspeed.utils.zero_to_fp32 {here} {here}/fp32"  # fmt: skip
@@ -56,7 +57,7 @@ def _real_weights(files: Mapping[str, int], folder: Path | None) -> list[str]:
     elif _ZERO in files:
         said.append(f"{_ZERO} is here and its global_step folder is not: look for it where the training ran")
     for place in _checkpoints(folder):
-        said.append(f"{place} holds adapter weights: run `adapter-doctor check BASE {place}`")
+        said.append(f"{place} holds adapter weights: run `adapter-doctor check BASE {shlex.quote(str(place))}`")
     return said
 
 

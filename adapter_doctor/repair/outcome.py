@@ -37,7 +37,9 @@ class Repair:
         if self.state == "refused":
             return 3 if self.before.verdict == "undetermined" else 1
         if self.state == "planned":
-            return 0
+            if self.landed is None:
+                return 3
+            return 0 if self.landed["landed"] == self.landed["in_file"] and not self.landed["left_at_init"] else 1
         return (self.after or self.before).exit_code
 
     def to_dict(self) -> dict[str, Any]:

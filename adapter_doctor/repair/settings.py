@@ -22,7 +22,7 @@ from adapter_doctor.formats.base_names import is_local_path
 from adapter_doctor.formats.declared_ranks import pattern_for, rank_of, ranks_in
 from adapter_doctor.formats.patterns import BadPattern
 from adapter_doctor.placement import ADAPTABLE, targeted_modules
-from adapter_doctor.repair.plan import CannotMend, Case, Step
+from adapter_doctor.repair.plan import CannotMend, Case, Hopeless, Step
 from adapter_doctor.shapes import Refused
 
 _RANKED = ("LORA", "LOHA", "HIRA", "DELORA", "HRA")
@@ -184,7 +184,7 @@ def fit_release(case: Case) -> Step | None:
     peft_type = knowledge.peft_types().get(str(case.draft.config.get("peft_type")))
     order = knowledge.releases().index
     if peft_type is not None and order(peft_type.first) > order(release):
-        raise CannotMend(f"{case.draft.config['peft_type']} came with PEFT {peft_type.first}, after {release}")
+        raise Hopeless(f"{case.draft.config['peft_type']} came with PEFT {peft_type.first}, after {release}")
     unknown = knowledge.unknown_fields(case.draft.config, release)
     meant = sorted(
         name for name, span in unknown.items()
@@ -192,7 +192,7 @@ def fit_release(case: Case) -> Step | None:
     )  # fmt: skip
     if meant:
         firsts = ", ".join(f"`{name}` ({span.first})" for name in meant[:4] if (span := unknown[name]))
-        raise CannotMend(f"PEFT {release} lacks what this adapter uses: {firsts}")
+        raise Hopeless(f"PEFT {release} lacks what this adapter uses: {firsts}")
     if not unknown:
         return None
     names = ", ".join(f"`{name}`" for name in sorted(unknown)[:6]) + (" …" if len(unknown) > 6 else "")
