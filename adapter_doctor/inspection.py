@@ -109,7 +109,8 @@ def build(facts: Facts, reference: str, base: str | None) -> Inspection:
             "identity": identify(tensors, config),
         }  # fmt: skip
     if isinstance(config, AdapterConfig) and isinstance(tensors, AdapterTensors):
-        found |= {"scalings": scalings(config, tensors), "doubts": tuple(doubts(config, tensors))}
+        groups = scalings(config, tensors)
+        found |= {"scalings": groups, "doubts": tuple(doubts(config, tensors, groups))}
     if base is not None:
         base_config = facts.get(BaseConfig)
         if isinstance(base_config, Missing):

@@ -60,11 +60,10 @@ def _ranks(tensors: AdapterTensors) -> dict[str, int]:
     return found
 
 
-def doubts(config: AdapterConfig, tensors: AdapterTensors) -> Iterator[str]:
+def doubts(config: AdapterConfig, tensors: AdapterTensors, groups: tuple[Scaling, ...]) -> Iterator[str]:
     """Sentences on what the config may have lost since the training. Alpha itself leaves no trace in the tensors."""
     if config.peft_type not in SCALED:
         return
-    groups = scalings(config, tensors)
     for one in groups:
         if one.declared is not None and one.rank != one.declared and "experts" not in " ".join(one.modules):
             yield (
