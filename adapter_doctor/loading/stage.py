@@ -23,7 +23,6 @@ from adapter_doctor.facts import (
 from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.formats.config_patterns import pattern_trouble
 from adapter_doctor.gather import tree_cache
-from adapter_doctor.gather.checkpoint import read_training
 from adapter_doctor.gather.load import labels_in, load_request, modules_from, read_answer
 from adapter_doctor.gather.modules import modules_as_named
 from adapter_doctor.loading.process import ChildDied, LoadingChild
@@ -93,10 +92,19 @@ def load_in_child(
     except ChildDied as death:
         facts = facts.adding(LoadOutcome("full" if load == "full" else "skeleton", died=str(death)))
         return facts.lacking(Missing(str(death)), BaseModules, Fit)
-    facts = read_training(read_answer(facts, answer, extent), answer)
+    facts = _with_training(read_answer(facts, answer, extent), answer)
     if cache and "base" in answer and not answer.get("stand_in"):
         tree_cache.write(tree_name(facts, options.get("model_class")), answer["base"])
     return facts
+
+
+def _with_training(facts: Facts, answer: Mapping[str, Any]) -> Facts:
+    """What the child says about the training, where it was asked; a check does without the code for it."""
+    if "trainable" not in answer:
+        return facts
+    from adapter_doctor.gather.checkpoint import read_training
+
+    return read_training(facts, answer)
 
 
 def header_only(adapter: Source, tensors: AdapterTensors, options: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -204,7 +212,7 @@ def load_in_memory(
         return facts.lacking(waived("load='no'"), LoadOutcome)
     request = load_request("", str(adapter.path("")), config, tensors, BaseConfig(raw), **(training or {}))
     answer = child.answer(request, model)
-    return read_training(read_answer(facts, answer, "skeleton", "memory"), answer)
+    return _with_training(read_answer(facts, answer, "skeleton", "memory"), answer)
 
 
 def trainables_in_memory(model: Any) -> tuple[TrainableParameters, dict[str, Any]]:
@@ -217,7 +225,7 @@ def trainables_in_memory(model: Any) -> tuple[TrainableParameters, dict[str, Any
     seen = child.Listener()
     seen.places = child.list_places(model, active)
     kind = config.get("peft_type")
-    facts = read_training(Facts(), child.training(model, {"peft_type": str(getattr(kind, "value", kind))}, seen))
+    facts = _with_training(Facts(), child.training(model, {"peft_type": str(getattr(kind, "value", kind))}, seen))
     trainables = facts.get(TrainableParameters)
     assert isinstance(trainables, TrainableParameters)
     return trainables, config
