@@ -210,7 +210,9 @@ def test_mended_copy_answers_as_the_unbroken_adapter(
     repair = fix(clinic.base(name), broken, mended, child=child, cache=False)
 
     assert repair.state == "mended", str(repair)
-    assert repair.before.cause is None or repair.before.cause.rule.repairable
+    cause = repair.before.cause
+    # A wrong value is mended only where it is that of `r`.
+    assert cause is None or cause.rule.repairable or cause.hits[0].repairable or cause.rule.code == "AD107"
     assert repair.after is not None
     assert repair.after.landed is not None
     assert repair.after.landed["landed"] == repair.after.landed["in_file"] == len(load_file(healthy / WEIGHTS))

@@ -289,9 +289,9 @@ def _kohya(case: Case) -> Converted | None:
     endings = "|".join(re.escape(part) for part in _PARTS)
     matches = {key: re.fullmatch(rf"(.+)\.({endings})", key) for key in case.draft.tensors}
     ours = [key for key, match in matches.items() if match is not None]
-    marked = [key for key in ours if ".lora_A." not in key and ".lora_B." not in key] or [
-        key for key in ours if re.match(_OWNERS, key)
-    ]
+    marked = [key for key in ours if ".lora_A." not in key and ".lora_B." not in key]
+    if not marked and "peft_type" not in case.draft.config:  # with PEFT's config these are PEFT's names, and its alpha
+        marked = [key for key in ours if re.match(_OWNERS, key)]
     if not marked or len(ours) * 2 <= len(matches):
         return None
     base = case.facts.get(BaseModules)

@@ -33,6 +33,7 @@ def width_mismatch(comparison: Comparison) -> Iterator[Hit]:
             count=len(clashes),
             examples=some(clash.key for clash in clashes),
             fix=_with_labels(comparison.clashes.get("head", ()), len(clashes)),
+            repairable=True if clashes == comparison.clashes.get("layout") else None,
         )
 
 
