@@ -228,7 +228,8 @@ def judged(
 ) -> Report:
     """The report of an examination by ``rules``, or by all there are; ``reasons`` and ``baseline`` are of :func:`check`."""
     rules = rules_of() if rules is None else rules
-    left_out = [Unknown(rule, "at your request (--select)", True) for rule in rules_of() if rule not in rules]
+    chosen = {rule.code for rule in rules}
+    left_out = [Unknown(rule, "at your request (--select)", True) for rule in rules_of() if rule.code not in chosen]
     facts = _serving(())(found.facts, "", ())  # no engine, where none was asked before
     outcomes, suppressed = suppress(judge(rules, facts), reasons, baseline)
     return build((*outcomes, *left_out), facts, found.reference, found.notes, suppressed)

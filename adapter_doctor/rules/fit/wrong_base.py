@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import AdapterConfig, BaseFolder, Candidates, Comparison, Missing
+from adapter_doctor.facts import AdapterConfig, AdapterTensors, BaseFolder, Candidates, Comparison, Missing
 from adapter_doctor.findings import Hit, Severity, listed, some
 from adapter_doctor.formats.base_names import is_local_path, same_base
 from adapter_doctor.knowledge.bases import copies, known_as
@@ -36,7 +36,11 @@ from adapter_doctor.rules import rule
     ),
 )
 def wrong_base(
-    config: AdapterConfig, comparison: Comparison, base: BaseFolder, candidates: Candidates | Missing
+    config: AdapterConfig,
+    comparison: Comparison,
+    base: BaseFolder,
+    candidates: Candidates | Missing,
+    tensors: AdapterTensors,
 ) -> Iterator[Hit]:
     """The adapter was made for another base model.
 
@@ -56,7 +60,6 @@ def wrong_base(
     agreeing = [one for one in comparison.dimensions if one.agrees]
     told = "; ".join(f"{one.name} {one.in_adapter} against {one.in_base}" for one in apart)
     same = f"; {', '.join(one.name for one in agreeing)} agree" if agreeing else ""
-    named = _cure(config.base_name, base.reference, candidates if isinstance(candidates, Candidates) else Candidates())
     other_reasons = (
         "wrapper",
         "double-prefix",
@@ -66,23 +69,26 @@ def wrong_base(
         "fused",
         "experts",
         "switched-off",
+        "unconverted",
     )
+    fitting = candidates if isinstance(candidates, Candidates) else Candidates()
+    absent = comparison.strays.get("absent", ())
     wide = len(comparison.clashes.get("width", ()))
     throughout = len(apart) * 2 >= len(sizes) or wide * 2 >= comparison.adapter_modules
-    misfits = wide or comparison.strays.get("absent") or comparison.strays.get("layer")
+    misfits = wide or absent or comparison.strays.get("layer")
     if misfits and any(one.name == "hidden size" for one in apart) and throughout:
-        yield Hit(f"the adapter's sizes are not the base's: {told}{same}", where=base.reference, fix=named)
+        yield Hit(f"the adapter's sizes are not the base's: {told}{same}", where=base.reference,
+                  fix=_cure(config.base_name, base.reference, fitting))  # fmt: skip
     elif (
-        comparison.adapter_modules and not comparison.shared_modules
-        and not any(comparison.strays.get(reason) for reason in other_reasons) and comparison.strays.get("absent")
+        comparison.adapter_modules and not comparison.shared_modules and len(absent) * 2 > len(tensors)
+        and not any(comparison.strays.get(reason) for reason in other_reasons)
     ):  # fmt: skip
-        absent = comparison.strays["absent"]
         yield Hit(
             f"none of the {comparison.adapter_modules} modules that the adapter has tensors for exists in the base",
             where=base.reference,
             count=len(absent),
             examples=some(absent),
-            fix=named,
+            fix=_cure(config.base_name, base.reference, fitting),
         )
 
 
