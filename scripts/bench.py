@@ -33,11 +33,12 @@ PYTHON = sys.executable
 HIDDEN, LAYERS, INNER, KEY_VALUE, ROWS, SHARDS = 16384, 126, 53248, 1024, 128256, 191
 
 
-def measured(command: list[str], rounds: int = ROUNDS) -> tuple[float, float]:
-    """(seconds, peak MB of the largest process) of a command: the median of some rounds, the largest peak.
+def measured(commands: list[list[str]], rounds: int = ROUNDS) -> list[tuple[float, float]]:
+    """(seconds, peak MB of the largest process) of each command: the median of some rounds, the largest peak.
 
-    The package is measured as it is when installed, with its modules compiled: one round before those that count
-    compiles them. A small process in between starts the command, since a peak counts what the starting process holds.
+    The commands take turns, so that a machine that gets slower or faster meanwhile does so for all of them. The package
+    is measured as it is when installed, with its modules compiled: one round before those that count compiles them. A
+    small process in between starts each command, since a peak counts what the starting process holds.
     """
     script = (
         "import resource, subprocess, sys, time; begun = time.perf_counter(); r = subprocess.run(sys.argv[1:], "
@@ -45,15 +46,17 @@ def measured(command: list[str], rounds: int = ROUNDS) -> tuple[float, float]:
         "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.stderr.buffer.write(r.stderr); sys.exit(r.returncode)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    seconds, peaks = [], []
+    seconds: list[list[float]] = [[] for _ in commands]
+    peaks: list[list[float]] = [[] for _ in commands]
     for _ in range(rounds + 1):
-        done = subprocess.run([PYTHON, "-c", script, *command], capture_output=True, text=True, env=environment)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-300:]}")
-        second, peak = done.stdout.split()
-        seconds.append(float(second))
-        peaks.append(int(peak) / 1024)
-    return statistics.median(seconds[1:]), max(peaks)
+        for number, command in enumerate(commands):
+            done = subprocess.run([PYTHON, "-c", script, *command], capture_output=True, text=True, env=environment)
+            if done.returncode:
+                raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-300:]}")
+            second, peak = done.stdout.split()
+            seconds[number].append(float(second))
+            peaks[number].append(int(peak) / 1024)
+    return [(statistics.median(each[1:]), max(peak)) for each, peak in zip(seconds, peaks, strict=True)]
 
 
 def sparse_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "BF16", width: int = 2) -> None:
@@ -246,18 +249,21 @@ def main() -> None:
         large_base(root / "large")
         size = large_adapter(root / "large-adapter", root / "large")
         static = ["-m", "adapter_doctor", "check", "--load", "no", "--no-cache"]
-        imports, memory = measured([PYTHON, "-c", "import torch, transformers, peft"])
+        pair = [str(root / "large"), str(root / "large-adapter")]
+        (imports, memory), (tiny, tiny_peak), (large, large_peak), (skeleton, peak) = measured(
+            [
+                [PYTHON, "-c", "import torch, transformers, peft"],
+                [PYTHON, *static, str(base), str(adapter)],
+                [PYTHON, *static, *pair],
+                [PYTHON, "-m", "adapter_doctor", "check", "--no-cache", *pair],
+            ]
+        )
         print(f"import torch, transformers, peft: {imports:.2f} s, {memory:.0f} MB")
-        tiny, peak = measured([PYTHON, *static, str(base), str(adapter)])
         print(
-            f"static check of a tiny pair: {tiny:.3f} s, {peak:.0f} MB; the import takes {imports / tiny:.1f} times as long (wanted 12)"
+            f"static check of a tiny pair: {tiny:.3f} s, {tiny_peak:.0f} MB; the import takes {imports / tiny:.1f} times as long (wanted 12)"
         )
-        large, peak = measured([PYTHON, *static, str(root / "large"), str(root / "large-adapter")])
         print(
-            f"static check at 405B: {large:.3f} s, {peak:.0f} MB; {large / tiny:.2f} times the tiny pair (wanted at most 2)"
-        )
-        skeleton, peak = measured(
-            [PYTHON, "-m", "adapter_doctor", "check", "--no-cache", str(root / "large"), str(root / "large-adapter")], 3
+            f"static check at 405B: {large:.3f} s, {large_peak:.0f} MB; {large / tiny:.2f} times the tiny pair (wanted at most 2)"
         )
         print(
             f"skeleton check at 405B: {skeleton:.2f} s, {peak:.0f} MB with an adapter of {size / 1e6:.0f} MB;"
