@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 PREFIX = "base_model.model."
 """What PeftModel puts before the base model's own module names."""
@@ -52,6 +53,7 @@ class AdapterKey:
     tail: str
 
 
+@lru_cache(maxsize=1 << 14)  # a dozen rules ask for each of an adapter's names
 def parse(key: str) -> AdapterKey | None:
     """The parts of an adapter tensor's name, or None for a name that no PEFT method uses."""
     if _PROMPT.search(key):
