@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from adapter_doctor.derive import derive
-from adapter_doctor.engine import Unknown, judge
+from adapter_doctor.engine import judge
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
     AdapterConfig,
@@ -34,7 +34,7 @@ from adapter_doctor.notebook import told_in_cell
 from adapter_doctor.opening import named_base, open_source, opened, prepare
 from adapter_doctor.report import AdapterError, Report, build
 from adapter_doctor.rules import Rule, rules_of
-from adapter_doctor.selection import chosen_rules
+from adapter_doctor.selection import chosen_rules, passed_over
 from adapter_doctor.sources import Source, Unreachable
 from adapter_doctor.sources.disk import DiskSource
 from adapter_doctor.suppression import Known, suppress
@@ -228,11 +228,9 @@ def judged(
 ) -> Report:
     """The report of an examination by ``rules``, or by all there are; ``reasons`` and ``baseline`` are of :func:`check`."""
     rules = rules_of() if rules is None else rules
-    chosen = {rule.code for rule in rules}
-    left_out = [Unknown(rule, "at your request (--select)", True) for rule in rules_of() if rule.code not in chosen]
     facts = _serving(())(found.facts, "", ())  # no engine, where none was asked before
     outcomes, suppressed = suppress(judge(rules, facts), reasons, baseline)
-    return build((*outcomes, *left_out), facts, found.reference, found.notes, suppressed)
+    return build((*outcomes, *passed_over(rules_of(), rules)), facts, found.reference, found.notes, suppressed)
 
 
 def load(base: str | Path | torch.nn.Module, adapter: str | Path, **options: Any) -> peft.PeftModel:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapter_doctor.doctor import examine
-from adapter_doctor.engine import Unknown, judge
+from adapter_doctor.engine import judge
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
     AdapterConfig,
@@ -39,7 +39,7 @@ from adapter_doctor.loading.stage import (
 from adapter_doctor.opening import open_source
 from adapter_doctor.report import Report, build
 from adapter_doctor.rules import Rule, rules_of
-from adapter_doctor.selection import chosen_rules
+from adapter_doctor.selection import chosen_rules, passed_over
 from adapter_doctor.serving.stage import with_serving
 from adapter_doctor.sources import Source, Unreachable
 from adapter_doctor.sources.disk import DiskSource
@@ -113,11 +113,7 @@ def resume(
     facts = facts.lacking(_why_unread(source, facts, load == "no", values), OptimizerValues)
     facts = with_serving(facts, (), examined.reference)
     outcomes, suppressed = suppress(judge(rules, facts), reasons, frozenset())
-    left_out = [
-        Unknown(rule, "at your request (--select)", True)
-        for rule in _without_running(rules_of("resume"))
-        if rule not in rules
-    ]
+    left_out = passed_over(_without_running(rules_of("resume")), rules)
     report = build((*outcomes, *left_out), facts, examined.reference, (*notes, *examined.notes), suppressed)
     return replace(report, notes=(*report.notes, *_advice(facts, report)))
 

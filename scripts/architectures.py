@@ -54,11 +54,8 @@ def make(model_type: str, task: str, class_name: str, root: Path, cap: int) -> t
         config = CONFIG_MAPPING[model_type]()
         for part in filter(None, (config, getattr(config, "text_config", None))):
             complete(part)
-            for name in ("num_hidden_layers", "num_layers"):
-                if layers is not None and isinstance(getattr(part, name, None), int):
-                    setattr(part, name, layers)
-            if layers is not None and getattr(part, "layer_types", None):
-                part.layer_types = part.layer_types[:layers]
+            if layers is not None:
+                shorten(part, layers)
         model = loading.skeleton(cls, config)
         adapted = adapt(model, model_type, task)
         state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
@@ -81,13 +78,28 @@ def make(model_type: str, task: str, class_name: str, root: Path, cap: int) -> t
     return base, folder
 
 
+def shorten(config: Any, layers: int) -> None:
+    """Give a config fewer layers, and as many entries in each of its lists that has one for every layer."""
+    raw = config.to_dict()
+    before = raw.get("num_hidden_layers")
+    for name, value in raw.items():
+        if name.endswith("_types") and isinstance(value, list) and len(value) == before:
+            setattr(config, name, value[:layers])
+    for name in ("num_hidden_layers", "num_layers"):
+        if isinstance(raw.get(name), int):
+            setattr(config, name, layers)
+
+
 def complete(config: Any) -> None:
     """Give a value to what a default config leaves open and published ones set, and without which nothing is built."""
-    heads = getattr(config, "num_attention_heads", None)
-    if heads and getattr(config, "num_key_value_heads", heads) is None:
+    raw = config.to_dict()
+    heads = raw.get("num_attention_heads")
+    if heads and raw.get("num_key_value_heads", heads) is None:
         config.num_key_value_heads = heads
-    if heads and getattr(config, "head_dim", heads) is None:
+    if heads and raw.get("head_dim", heads) is None:
         config.head_dim = config.hidden_size // heads
+    if config.model_type == "dbrx":
+        config.attn_config.rope_theta = 10_000.0
     if config.model_type == "reformer":
         config.is_decoder = True
     if config.model_type == "lfm2_moe" and not config.layer_types:

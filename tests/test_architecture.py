@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "suppression": _WORDS | {"rules", "engine"},
     "notebook": set(),
     "picture": _PURE,
-    "selection": {"errors", "rules"},
+    "selection": {"engine", "errors", "findings", "rules"},
     "settings": {"errors", "formats", "suppression"},
     "report": _WORDS | {"knowledge", "rules", "engine", "diagnosis", "errors", "suppression", "picture"},
     "render": _WORDS

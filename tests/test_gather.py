@@ -217,7 +217,7 @@ def test_fifo_socket_and_device_are_never_opened(tmp_path: Path) -> None:
                 folder.read(name)
         facts = gather_adapter(folder, Facts())
         assert isinstance(facts.get(AdapterConfig), Missing)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10
 
 
 def as_nobody(folder: Path, *, action: str) -> Any:

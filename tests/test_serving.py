@@ -225,7 +225,7 @@ def test_engines_are_asked_without_heavy_libraries_and_at_once(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", program, base, adapter], capture_output=True, text=True, check=True)
     more, *modules = done.stdout.split()
 
-    assert float(more) < 0.3
+    assert float(more) < 0.6  # 0.16 measured; a busy machine takes longer
     assert not {"torch", "transformers", "peft", "vllm"} & set(modules)
 
 

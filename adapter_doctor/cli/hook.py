@@ -20,7 +20,9 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 def hook(
     files: Annotated[list[Path], typer.Argument(help="Files of adapters, or their folders.")],
     base: Annotated[str | None, typer.Option(help="The base of all of them; else the one that each names.")] = None,
-    select: Annotated[list[str] | None, typer.Option(help="Only rules whose code begins so. Repeatable.")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Only rules whose code begins so; compatible is then not said. Repeatable.")
+    ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Not rules whose code begins so. Repeatable.")] = None,
     fail_on: Annotated[str | None, typer.Option(help="Exit with 1 on: error (if not said) or warning.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings; else [tool.adapter-doctor] of pyproject.toml.")] = None,

@@ -24,7 +24,9 @@ def resume(
     batch_size: Annotated[int | None, typer.Option(help="Batch size per device to go on with.")] = None,
     form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "text",
     output: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
-    select: Annotated[list[str] | None, typer.Option(help="Only rules whose code begins so. Repeatable.")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Only rules whose code begins so; compatible is then not said. Repeatable.")
+    ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Not rules whose code begins so. Repeatable.")] = None,
     fail_on: Annotated[str | None, typer.Option(help="Exit with 1 on: error (if not said) or warning.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings; else [tool.adapter-doctor] of pyproject.toml.")] = None,

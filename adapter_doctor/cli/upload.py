@@ -27,7 +27,9 @@ def upload(
     fix_card: Annotated[bool, typer.Option("--fix-card", help="Write what the card lacks and is known.")] = False,
     license_name: Annotated[str | None, typer.Option("--license", help="The licence, for --fix-card.")] = None,
     load: Annotated[str | None, typer.Option(help="How far to go: skeleton (if not said), full or no.")] = None,
-    select: Annotated[list[str] | None, typer.Option(help="Only rules whose code begins so. Repeatable.")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Only rules whose code begins so; compatible is then not said. Repeatable.")
+    ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Not rules whose code begins so. Repeatable.")] = None,
     fail_on: Annotated[str | None, typer.Option(help="Refuse on: error (if not said) or warning.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings; else [tool.adapter-doctor] of pyproject.toml.")] = None,

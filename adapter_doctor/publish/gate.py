@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from adapter_doctor.doctor import check
-from adapter_doctor.engine import Unknown, judge
+from adapter_doctor.engine import judge
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
     AdapterConfig,
@@ -30,8 +30,8 @@ from adapter_doctor.publish.card import complete, completion, read_card
 from adapter_doctor.publish.contents import contents
 from adapter_doctor.publish.secrets import MOST_BYTES, secrets
 from adapter_doctor.report import AdapterError, Report, extended
-from adapter_doctor.rules import OWN_COMMANDS
-from adapter_doctor.selection import chosen_rules
+from adapter_doctor.rules import OWN_COMMANDS, rules_of
+from adapter_doctor.selection import chosen_rules, passed_over
 from adapter_doctor.sources.disk import DiskSource
 from adapter_doctor.suppression import suppress
 
@@ -127,16 +127,16 @@ def examine(
     hub.valid_repo(repo)
     reasons = ignore if isinstance(ignore, Mapping) else dict.fromkeys(ignore, "at your request")
     select = tuple(select)
-    rules = [one for one in chosen_rules(select, reasons, "upload") if OWN_COMMANDS.get(one.code[2]) == "upload"]
+    own = [one for one in rules_of("upload") if OWN_COMMANDS.get(one.code[2]) == "upload"]
+    chosen = chosen_rules(select, reasons, "upload")
+    rules = [one for one in own if one in chosen]
     report = check(
         base, folder, load=load, select=select, ignore=reasons, token=token, offline=offline, progress=progress
     )
     (progress or str)("looking for what must not be published")
     facts, notes = _facts(folder, base, include, token, offline)
-    left_out = [Unknown(one, "at your request (--select)", waived=True) for one in chosen_rules((), (), "upload")
-                if OWN_COMMANDS.get(one.code[2]) == "upload" and one not in rules]  # fmt: skip
     outcomes, suppressed = suppress(judge(rules, facts), reasons, frozenset())
-    whole = extended(report, (*outcomes, *left_out), suppressed, notes)
+    whole = extended(report, (*outcomes, *passed_over(own, rules)), suppressed, notes)
     what = facts.get(UploadContents)
     assert isinstance(what, UploadContents)
     return Plan(folder, repo, whole, what, fail_on)
