@@ -23,6 +23,7 @@ from adapter_doctor.facts import (
     OptimizerValues,
     ResumePlan,
     RunOutcome,
+    Serving,
     TrainableParameters,
 )
 from adapter_doctor.formats import bounded_json
@@ -40,7 +41,6 @@ from adapter_doctor.opening import open_source
 from adapter_doctor.report import Report, build
 from adapter_doctor.rules import Rule, rules_of
 from adapter_doctor.selection import chosen_rules, passed_over
-from adapter_doctor.serving.stage import with_serving
 from adapter_doctor.sources import Source, Unreachable
 from adapter_doctor.sources.disk import DiskSource
 from adapter_doctor.suppression import suppress
@@ -111,7 +111,7 @@ def resume(
     facts = Facts({**examined.facts.known, **training.known})
     facts = facts.adding(trained) if trained is not None else _with_trainables(facts, load == "no")
     facts = facts.lacking(_why_unread(source, facts, load == "no", values), OptimizerValues)
-    facts = with_serving(facts, (), examined.reference)
+    facts = facts.lacking(Missing("no --for", waived=True), Serving)
     outcomes, suppressed = suppress(judge(rules, facts), reasons, frozenset())
     left_out = passed_over(_without_running(rules_of("resume")), rules)
     report = build((*outcomes, *left_out), facts, examined.reference, (*notes, *examined.notes), suppressed)

@@ -23,7 +23,7 @@ import safetensors.numpy
 from typer.testing import CliRunner, Result
 
 from adapter_doctor import __version__, doctor
-from adapter_doctor.cli import app
+from adapter_doctor.cli import application
 from adapter_doctor.gather.environment import gather_environment
 from adapter_doctor.rules import all_rules
 
@@ -102,7 +102,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object, **environment: str) -> Result:
     """In this process, with stdout and stderr apart."""
-    return CliRunner(env=environment).invoke(app, [str(one) for one in arguments])
+    return CliRunner(env=environment).invoke(application(), [str(one) for one in arguments])
 
 
 def run_apart(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

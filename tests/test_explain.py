@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import adapter_doctor
 from adapter_doctor import DoctorError, explain
-from adapter_doctor.cli import app
+from adapter_doctor.cli import application
 from adapter_doctor.cli.output import FORMATS
 from adapter_doctor.explanation import explain_file
 from adapter_doctor.report import Report
@@ -56,7 +56,7 @@ def cause(text: BaseException | str) -> str:
 
 
 def run(*arguments: str, stdin: str | bytes | None = None) -> Any:
-    return CliRunner().invoke(app, arguments, input=stdin)
+    return CliRunner().invoke(application(), arguments, input=stdin)
 
 
 # ------------------------------------------------------------------------------------------------- three known texts

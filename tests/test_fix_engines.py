@@ -15,7 +15,7 @@ from test_fix import CONFIG, WEIGHTS, Clinic
 from typer.testing import CliRunner
 
 from adapter_doctor import fix
-from adapter_doctor.cli import app
+from adapter_doctor.cli import application
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.loading.process import LoadingChild
 from adapter_doctor.repair import gguf
@@ -154,4 +154,4 @@ def test_several_engines_or_none_are_wrong_usage(clinic: Clinic, tmp_path: Path)
     with pytest.raises(DoctorError, match="for one engine"):
         fix(clinic.base("llama"), clinic.healthy("llama"), tmp_path / "copy", for_engine="all")
     arguments = [str(clinic.base("llama")), str(clinic.healthy("llama")), "--for", "vlm", "--dry-run"]
-    assert CliRunner().invoke(app, ["fix", *arguments]).exit_code == 2
+    assert CliRunner().invoke(application(), ["fix", *arguments]).exit_code == 2

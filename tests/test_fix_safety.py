@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from adapter_doctor import DoctorError, fix
-from adapter_doctor.cli import app
+from adapter_doctor.cli import application
 from adapter_doctor.loading.process import LoadingChild
 from adapter_doctor.repair.values import Reader
 
@@ -458,7 +458,7 @@ def test_the_command_says_what_is_wrong_with_its_arguments(places: tuple[Path, P
         ["fix", *map(str, places), "--output", str(places[1])],
         ["fix", *map(str, places), "--dry-run", "--format", "html"],
     ):
-        result = CliRunner().invoke(app, arguments)
+        result = CliRunner().invoke(application(), arguments)
 
         assert result.exit_code == 2
         assert "error: " in result.stderr
@@ -468,7 +468,7 @@ def test_the_command_says_what_is_wrong_with_its_arguments(places: tuple[Path, P
 def test_the_command_mends_and_answers_in_json(places: tuple[Path, Path], tmp_path: Path) -> None:
     folder = broken(places, tmp_path / "broken")
 
-    result = CliRunner().invoke(app, ["fix", str(places[0]), str(folder), "--output", str(tmp_path / "out"), "--format", "json"])  # fmt: skip
+    result = CliRunner().invoke(application(), ["fix", str(places[0]), str(folder), "--output", str(tmp_path / "out"), "--format", "json"])  # fmt: skip
 
     told = json.loads(result.stdout)
     assert result.exit_code == 0

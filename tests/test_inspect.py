@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from adapter_doctor import Inspection, inspect
-from adapter_doctor.cli import app
+from adapter_doctor.cli import application
 from adapter_doctor.knowledge.bases import known_bases
 
 
@@ -274,12 +274,12 @@ def test_hostile_config_values_do_no_harm(pair: tuple[Path, Path]) -> None:
 
 
 def test_command_says_what_the_adapter_is_in_text_and_json(pair: tuple[Path, Path]) -> None:
-    run = CliRunner().invoke(app, ["inspect", str(pair[0]), str(pair[1])])
+    run = CliRunner().invoke(application(), ["inspect", str(pair[0]), str(pair[1])])
     assert run.exit_code == 0
     assert "16 × k_proj, o_proj, q_proj, v_proj: rank 8, alpha 16: × 2" in run.output
     assert max(map(len, run.output.splitlines())) <= 80
 
-    run = CliRunner().invoke(app, ["inspect", str(pair[0]), str(pair[1]), "--format", "json"])
+    run = CliRunner().invoke(application(), ["inspect", str(pair[0]), str(pair[1]), "--format", "json"])
     data = json.loads(run.output)
     assert data["schema"] == 1
     assert data["adapter"]["peft_type"] == "LORA"
@@ -289,7 +289,7 @@ def test_command_says_what_the_adapter_is_in_text_and_json(pair: tuple[Path, Pat
 
 @pytest.mark.parametrize("arguments", [["--format", "yaml"], ["--time-limit", "0"]])
 def test_wrong_usage_ends_with_2(pair: tuple[Path, Path], arguments: list[str]) -> None:
-    assert CliRunner().invoke(app, ["inspect", str(pair[1]), *arguments]).exit_code == 2
+    assert CliRunner().invoke(application(), ["inspect", str(pair[1]), *arguments]).exit_code == 2
 
 
 def test_nothing_heavy_is_imported(pair: tuple[Path, Path]) -> None:

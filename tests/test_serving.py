@@ -16,7 +16,7 @@ import pytest
 from patient import patient
 from typer.testing import CliRunner
 
-from adapter_doctor.cli import app
+from adapter_doctor.cli import application
 from adapter_doctor.doctor import check
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import OUTCOMES, Effect, Outlook, Serving
@@ -180,7 +180,7 @@ def test_adapters_served_together_get_one_command() -> None:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["check", *arguments, "--load", "no", "--no-cache"])
+    result = CliRunner().invoke(application(), ["check", *arguments, "--load", "no", "--no-cache"])
     return result.exit_code, result.output
 
 

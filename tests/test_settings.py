@@ -9,7 +9,7 @@ import patient
 import pytest
 from typer.testing import CliRunner, Result
 
-from adapter_doctor.cli import app
+from adapter_doctor.cli import application
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.rules import all_rules
 from adapter_doctor.settings import Settings, project_settings, read_baseline, read_settings
@@ -32,7 +32,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 
 
 def check(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["check", "base", "adapter", "--no-cache", *map(str, arguments)])
+    return CliRunner().invoke(application(), ["check", "base", "adapter", "--no-cache", *map(str, arguments)])
 
 
 def codes(result: Result) -> list[str]:

@@ -14,7 +14,7 @@ from hub_writes import WritableHub
 from typer.testing import CliRunner, Result
 
 from adapter_doctor import AdapterError, DoctorError, upload
-from adapter_doctor.cli import app
+from adapter_doctor.cli import application
 from adapter_doctor.facts import AdapterConfig
 from adapter_doctor.publish.card import complete, completion, read_card
 from adapter_doctor.publish.contents import contents
@@ -72,7 +72,7 @@ def edit(adapter: Path, **changes: Any) -> None:
 
 def run(adapter: Path, *more: object, repo: str = "me/my-lora", token: str = TOKEN) -> Result:
     arguments = ["upload", adapter, repo, "--load", "no", "--token", token, *more]
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(application(), [str(one) for one in arguments])
 
 
 # ------------------------------------------------------------------------------------------------------ it is sent
@@ -222,7 +222,7 @@ def test_private_base_is_worth_a_warning(hub: WritableHub, adapter: Path) -> Non
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], says: str) -> None:
-    result = CliRunner().invoke(app, ["upload", *arguments])
+    result = CliRunner().invoke(application(), ["upload", *arguments])
 
     assert (result.exit_code, result.stdout) == (2, "")
     assert says in result.stderr

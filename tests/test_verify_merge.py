@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from adapter_doctor import verify_merge
-from adapter_doctor.cli import app
+from adapter_doctor.cli import application
 from adapter_doctor.formats.safetensors_header import header_length, parse_header
 from adapter_doctor.merged.measure import measure
 from adapter_doctor.merged.numbers import Tensors
@@ -271,9 +271,9 @@ def test_the_command_needs_no_torch_and_says_what_it_found(bench: Bench, tmp_pat
     )
     subprocess.run([sys.executable, "-c", script, base, adapter, merged], check=True)
 
-    told = CliRunner().invoke(app, ["verify-merge", str(base), str(adapter), str(merged)])
-    sick = CliRunner().invoke(app, ["verify-merge", str(base), str(adapter), str(base), "--format", "json"])
+    told = CliRunner().invoke(application(), ["verify-merge", str(base), str(adapter), str(merged)])
+    sick = CliRunner().invoke(application(), ["verify-merge", str(base), str(adapter), str(base), "--format", "json"])
 
     assert (told.exit_code, told.stdout) == (0, "MERGED\n  · 9 of 9 updates are in the merged model\n")
     assert (sick.exit_code, json.loads(sick.stdout)["verdict"]) == (1, "not merged")
-    assert CliRunner().invoke(app, ["verify-merge", "a", "b", "", "--format", "html"]).exit_code == 2
+    assert CliRunner().invoke(application(), ["verify-merge", "a", "b", "", "--format", "html"]).exit_code == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 """Bytes looked at in one go: what a core's cache holds, so that memory does not grow with the file."""
+WORTH_A_THREAD = 1 << 26
+"""Bytes of a file whose second half is read beside the first."""
 
 _WIDTH = {
     "I64": "i8",
@@ -38,12 +40,29 @@ def gather_values(path: Path, tensors: AdapterTensors) -> TensorValues:
     if path.stat().st_size == 0:
         return TensorValues({})
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        found = {}
-        # In the order of the file, and each page dropped once read, so that the map holds no more than a chunk.
-        for name, info in sorted(tensors.tensors.items(), key=lambda item: item[1].start):
-            if 0 < info.start <= info.end <= len(view):
-                found[name] = _summary(view, info)
-        return TensorValues(found)
+        # In the order of the file, so that pages can be dropped once read.
+        there = sorted(
+            ((name, info) for name, info in tensors.tensors.items() if 0 < info.start <= info.end <= len(view)),
+            key=lambda item: item[1].start,
+        )
+        if len(view) < WORTH_A_THREAD:
+            return TensorValues(_summaries(view, there))
+        from concurrent.futures import ThreadPoolExecutor
+
+        middle = next((at for at, (_, info) in enumerate(there) if info.start > len(view) // 2), len(there))
+        with ThreadPoolExecutor(2) as threads:  # numpy lets go of the interpreter while it reads a chunk
+            halves = list(threads.map(lambda half: _summaries(view, half), (there[:middle], there[middle:])))
+        return TensorValues(halves[0] | halves[1])
+
+
+def _summaries(view: mmap.mmap, tensors: Sequence[tuple[str, TensorInfo]]) -> dict[str, ValueSummary]:
+    """A summary of each tensor; the map holds no more than two chunks of them at a time."""
+    found, dropped = {}, tensors[0][1].start if tensors else 0
+    for name, info in tensors:
+        if info.end - dropped > CHUNK:
+            dropped = _release(view, dropped, info.start)
+        found[name] = _summary(view, info)
+    return found
 
 
 def _summary(view: mmap.mmap, info: TensorInfo) -> ValueSummary:
@@ -70,7 +89,8 @@ def _summary(view: mmap.mmap, info: TensorInfo) -> ValueSummary:
             top = int(bits.max(initial=0))
         peak = max(peak, top)
         del bits
-        _release(view, start)
+        if start > info.start:
+            _release(view, start, start + CHUNK)
     return ValueSummary(_magnitude(peak, info.dtype), nan, infinite, ones and info.count > 0)
 
 
@@ -79,11 +99,12 @@ _ONES = {
 }  # fmt: skip
 
 
-def _release(view: mmap.mmap, start: int) -> None:
-    """Let the system take back the pages of a chunk that has been read; without it a mapped file counts as memory."""
-    if hasattr(mmap, "MADV_DONTNEED"):
-        page = start - start % mmap.PAGESIZE
-        view.madvise(mmap.MADV_DONTNEED, page, min(CHUNK, len(view) - page))
+def _release(view: mmap.mmap, start: int, end: int) -> int:
+    """Let the system take back the pages that lie between, and say where they end; mapped pages count as memory."""
+    start, end = (min(place, len(view)) // mmap.PAGESIZE * mmap.PAGESIZE for place in (start, end))
+    if end > start and hasattr(mmap, "MADV_DONTNEED"):
+        view.madvise(mmap.MADV_DONTNEED, start, end - start)
+    return end
 
 
 def _magnitude(pattern: int, dtype: str) -> float:
