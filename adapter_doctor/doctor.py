@@ -105,7 +105,9 @@ def check(
         raise DoctorError(f"the time limit is {time_limit:g} seconds, expected more than 0")
     reasons = ignore if isinstance(ignore, Mapping) else dict.fromkeys(ignore, "at your request")
     beside = tuple(beside)
-    rules, engines = chosen_rules(select, reasons), tuple(engines)
+    engines, select = tuple(engines), tuple(select)
+    # All of them are imported later, while the Hub is waited for.
+    rules = chosen_rules(select, reasons) if select or reasons else None
     if beside and not engines:
         raise DoctorError("adapters are served together by an engine, and none is named", "add --for ENGINE")
     serve = _serving(engines)
@@ -184,7 +186,7 @@ def examine(
         base_source, more = opened(base, base_revision, None, opening)
         notes += more
     static = load == "no"
-    prepare(adapter_source, base_source, static)
+    prepare(adapter_source, base_source, static, rules_of)  # whose import takes as long as an answer of the Hub
     facts = gather_adapter(adapter_source, Facts()).adding(gather_environment())
     if base is None:
         base_source, more, facts = named_base(facts, base_revision, opening)

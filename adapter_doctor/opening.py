@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,21 @@ def opened(
     return given, []  # type: ignore[return-value]  # a Source, which is a protocol
 
 
-def prepare(adapter: Source | None, base: Source | None, static: bool) -> None:
-    """Let both sources get ready side by side what will be read of them: on the Hub each request is a round trip."""
+def prepare(
+    adapter: Source | None, base: Source | None, static: bool, meanwhile: Callable[[], object] | None = None
+) -> None:
+    """Let both sources get ready side by side what will be read of them: on the Hub each request is a round trip.
+
+    ``meanwhile`` is done while they are waited for.
+    """
     wanted = ["config.json", "adapter_config.json"]
     jobs = [(adapter, ("adapter_config.json", "adapter_model.safetensors"))] if adapter else []
     jobs += [(base, (*wanted, *(("model.safetensors", "*.index.json") if static else ())))] if base else []
     threads = [threading.Thread(target=source.prepare, args=names) for source, names in jobs]
     for thread in threads:
         thread.start()
+    if meanwhile is not None:
+        meanwhile()
     for thread in threads:
         thread.join()
 

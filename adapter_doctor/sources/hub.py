@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,11 +16,14 @@ from urllib.parse import urlsplit
 from adapter_doctor.errors import os_error_sentence
 from adapter_doctor.reference import Reference
 from adapter_doctor.sources import Unreachable
+from adapter_doctor.sources.hub_cache import cache_folder, entry_of, shelf_folder, tree_in_cache
 from adapter_doctor.sources.hub_connection import Patience, check_content, head_of, opened, quiet, receive
 from adapter_doctor.sources.hub_errors import Passing, Request, explain, no_hub, not_cached
 from adapter_doctor.sources.hub_shelf import COMMIT, Entry, Shelf, files_in_cache, sizes_below
 
 PARALLEL = 8
+LONG_HEADER = 10_000_000
+"""Bytes; what claims to be longer waits until it is asked for."""
 
 Answer = TypeVar("Answer")
 
@@ -56,9 +60,12 @@ class HubSource:
         self._prefix = f"{reference.subfolder}/" if reference.subfolder else ""
         self._token = token
         self._offline = offline or bool(constants.HF_HUB_OFFLINE)
+        if not self._offline:
+            # Here, and not in the threads that ask: what else is done meanwhile must not compete with a long import.
+            import huggingface_hub.hf_api  # noqa: F401
         self._patience = Patience(deadline)
         self._progress = progress
-        self._shelf = Shelf(reference.repo, _shelf_folder(reference.repo))
+        self._shelf = Shelf(reference.repo, shelf_folder(reference.repo))
         self._lock = threading.Lock()
         self._entries: Mapping[str, Entry] | None = None
         self._unlisted: Unreachable | None = None
@@ -105,10 +112,10 @@ class HubSource:
         if isinstance(info.id, str) and info.id != self._repo:
             self.renamed_to, self._repo = info.id, info.id
             self._shelf.put_name(info.id)
-        found = {one.rfilename: _entry(one) for one in info.siblings or ()}
+        found = {one.rfilename: entry_of(one) for one in info.siblings or ()}
         if any(entry is None for entry in found.values()):  # a mirror that knows no sizes here
             tree = self._ask("", lambda: list(api.list_repo_tree(self._repo, recursive=True, revision=self.revision)))
-            found = {one.path: _entry(one) for one in tree if hasattr(one, "size")}
+            found = {one.path: entry_of(one) for one in tree if hasattr(one, "size")}
         listing = {name: entry for name, entry in found.items() if entry is not None}
         self._shelf.put_listing(asked, info.sha, listing)
         return self._checked(listing)
@@ -118,10 +125,10 @@ class HubSource:
         asked = self._asked or "main"
         if name := self._shelf.name():
             self.renamed_to, self._repo = name, name
-        folders = [_cache_folder(repo) for repo in dict.fromkeys((self._repo, self._shelf.repo))]
+        folders = [cache_folder(repo) for repo in dict.fromkeys((self._repo, self._shelf.repo))]
         self.revision = self._shelf.commit_offline(asked, folders)
         if self.revision is not None:
-            if listing := self._shelf.listing(self.revision) or _tree_in_cache(self._repo, self.revision):
+            if listing := self._shelf.listing(self.revision) or tree_in_cache(self._repo, self.revision):
                 return self._checked(listing)
             if found := files_in_cache(folders, self.revision):
                 self.complete = False
@@ -177,21 +184,32 @@ class HubSource:
             return list(pool.map(one, requests))
 
     def prepare(self, *patterns: str) -> None:
-        """Get at once what will be read next: files whose names fit a pattern, large ones by their beginning.
+        """Get at once what will be read next: files whose names fit a pattern, large ones by their header.
 
         Nothing is raised: what failed is remembered, and raised by the read that needs it.
         """
         if not self._try_to_list():
             return
         names = [name for name in self.files() if any(fnmatchcase(name, pattern) for pattern in patterns)]
-        self.read_many([(name, 0, None if name.endswith(".json") else head_of(name)) for name in names])
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            list(pool.map(self._prepare, names))
+
+    def _prepare(self, name: str) -> None:
+        with suppress(Unreachable):
+            if name.endswith(".json"):
+                self.read(name)
+                return
+            head = self.read(name, 0, head_of(name))
+            header = 8 + int.from_bytes(head[:8], "little")  # where it is safetensors; a pickle's is far beyond
+            if len(head) < header < LONG_HEADER:
+                self.read(name, 0, header)
 
     def path(self, name: str) -> Path | None:
         """Where the file lies in the cache, or None where it would have to be fetched; ``""`` is the folder itself."""
         if not self._try_to_list():
             return None
         if not name:
-            folder = _cache_folder(self._repo) / "snapshots" / str(self.revision) / self._prefix
+            folder = cache_folder(self._repo) / "snapshots" / str(self.revision) / self._prefix
             return folder if folder.is_dir() else None
         try:
             return self._local(name)
@@ -343,50 +361,11 @@ class HubSource:
             raise
 
 
-def _shelf_folder(repo: str) -> Path | None:
-    """Where this package keeps what it learnt about a repository, in huggingface_hub's cache for assets."""
-    from huggingface_hub import cached_assets_path, constants
-
-    try:
-        folder = repo.replace("/", "--")
-        return cached_assets_path(
-            "adapter-doctor", namespace="models", subfolder=folder, assets_dir=constants.HF_ASSETS_CACHE
-        )
-    except (OSError, ValueError):  # the latter for a file that lies in its place
-        return None
-
-
-def _cache_folder(repo: str) -> Path:
-    """The repository's folder in the cache, whose layout huggingface_hub documents."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
-
-
-def _tree_in_cache(repo: str, commit: str) -> Mapping[str, Entry]:
-    """The listing that `hf download` left in the cache, from huggingface_hub 2.0; empty where there is none."""
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    cached_tree = getattr(huggingface_hub, "get_cached_repo_tree", None)
-    try:
-        found = cached_tree(repo, revision=commit) if cached_tree is not None else ()
-    except getattr(errors, "CachedRepoTreeNotFoundError", ()):
-        return {}
-    return {one.path: entry for one in found if (entry := _entry(one)) is not None}
-
-
 def _utils() -> Any:
     """huggingface_hub's utilities, which it exports in a way that type checkers do not see."""
     import huggingface_hub.utils
 
     return huggingface_hub.utils
-
-
-def _entry(one: Any) -> Entry | None:
-    """A file of huggingface_hub's listings; None where the size is not known."""
-    lfs = one.lfs or {}
-    return Entry(one.size, str(lfs.get("sha256") or one.blob_id or "")) if isinstance(one.size, int) else None
 
 
 def _silent_bar() -> Any:
