@@ -297,8 +297,12 @@ def test_help_and_version_exit_with_0(arguments: list[str]) -> None:
     assert (__version__ if "--version" in arguments else "Usage") in result.stdout
 
 
-def test_unlimited_time_is_no_crash(base: Path, sound: Path) -> None:
-    result = run("check", base, sound, "--time-limit", "inf", "--python", "/bin/true")
+def test_unlimited_time_is_no_crash(base: Path, sound: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nsleep 0.5\n")
+    slow.chmod(0o755)
+
+    result = run("check", base, sound, "--time-limit", "inf", "--python", slow)
 
     assert result.exit_code in (2, 3)
     assert isinstance(result.exception, SystemExit)

@@ -78,7 +78,7 @@ class LoadingChild:
             pass
         while True:
             try:
-                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+                line = self._lines.get(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
             except queue.Empty:
                 self.close()
                 raise ChildDied(f"the load was stopped after the time limit of {time_limit:g} seconds") from None

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from adapter_doctor.repair.plan import CannotMend
@@ -36,7 +37,8 @@ def convert(adapter: Path, base: Path, output: Path, *, python: str | None, time
         raise CannotMend(f"llama.cpp's {CONVERTER} is not on the PATH, and {FOLDER} names no folder that holds it")
     command = [python or sys.executable, str(script), "--base", str(base), "--outfile", str(output), str(adapter)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=time_limit, check=False)  # noqa: S603
+        most = min(time_limit, threading.TIMEOUT_MAX)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=most, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
         raise CannotMend(f"{CONVERTER} did not end within {time_limit:g} seconds") from None
     except OSError as error:

@@ -91,7 +91,7 @@ def _in_time(call: Callable[[], Answer], limit: float) -> Answer:
             answer.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    wait_for((answer,), None if limit == float("inf") else limit)
+    wait_for((answer,), min(limit, threading.TIMEOUT_MAX))
     if not answer.done():
         raise Unreachable("the Hub did not answer within the time limit", temporary=True, reason="network")
     return answer.result()
