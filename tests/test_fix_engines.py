@@ -89,6 +89,60 @@ def test_head_that_is_the_bases_own_is_taken_out(clinic: Clinic, child: LoadingC
     assert difference(clinic, adapter, tmp_path / "copy") < 1e-5
 
 
+EXPERTS = {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"], "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "plain"),
+    [
+        ("llama.cpp", EXPERTS, True),
+        ("vllm", EXPERTS, True),
+        ("sglang", {**EXPERTS, "rank_pattern": {"experts.gate_up_proj": 8, "v_proj": 2}}, False),
+        ("llama.cpp", {"target_parameters": ["experts.down_proj"], "target_modules": ["q_proj"], "use_rslora": True}, True),
+        ("llama.cpp", {"target_parameters": ["experts.gate_up_proj"], "target_modules": []}, True),
+    ],
+    ids=["llama.cpp", "vllm", "uneven ranks", "down alone", "gate and up alone"],
+)  # fmt: skip
+def test_stacked_experts_are_taken_apart(
+    clinic: Clinic, child: LoadingChild, tmp_path: Path, engine: str, settings: dict[str, Any], plain: bool
+) -> None:
+    adapter = clinic.healthy("mixtral", **settings)
+    repair = fix(clinic.base("mixtral"), adapter, tmp_path / "copy", for_engine=engine, child=child)
+
+    assert repair.state == "mended", repair.why
+    names = load_file(tmp_path / "copy" / WEIGHTS)
+    assert all("experts.lora" not in name and "base_layer" not in name for name in names)
+    assert any(".block_sparse_moe.experts.3.w" in name for name in names)
+    assert plain == (json.loads((tmp_path / "copy" / CONFIG).read_text())["r"] == 4)
+    assert difference(clinic, adapter, tmp_path / "copy", "mixtral") < 1e-5
+
+
+def test_other_modules_stay_targeted_in_their_layers_alone(clinic: Clinic, child: LoadingChild, tmp_path: Path) -> None:
+    adapter = clinic.healthy("mixtral", **{**EXPERTS, "target_modules": r".*layers\.1\.self_attn\.q_proj"})
+    repair = fix(clinic.base("mixtral"), adapter, tmp_path / "copy", for_engine="llama.cpp", child=child)
+
+    assert repair.state == "mended", repair.why
+    assert difference(clinic, adapter, tmp_path / "copy", "mixtral") < 1e-5
+
+
+def test_experts_beside_what_is_no_plain_pair_are_not_taken_apart(
+    clinic: Clinic, child: LoadingChild, tmp_path: Path
+) -> None:
+    adapter = clinic.healthy("mixtral", **{**EXPERTS, "target_modules": ["q_proj", "embed_tokens"]})
+    repair = fix(clinic.base("mixtral"), adapter, tmp_path / "copy", for_engine="llama.cpp", child=child)
+
+    assert (repair.state, (tmp_path / "copy").exists()) == ("refused", False)
+    assert "no factor of a plain pair" in repair.why
+
+
+def test_stacked_experts_stay_where_the_engine_wants_them_so(
+    clinic: Clinic, child: LoadingChild, tmp_path: Path
+) -> None:
+    for engine in ("transformers", "merge"):
+        repair = fix(clinic.base("mixtral"), clinic.healthy("mixtral", **EXPERTS), tmp_path / "copy", for_engine=engine, child=child)  # fmt: skip
+        assert repair.state == "healthy", (engine, repair.why)
+
+
 @pytest.mark.parametrize("settings", [{"modules_to_save": ["lm_head"]}, {"use_dora": True}], ids=str)
 def test_what_was_trained_is_never_taken_out(
     clinic: Clinic, child: LoadingChild, tmp_path: Path, settings: dict[str, Any]

@@ -22,6 +22,8 @@ from adapter_doctor.facts import (
 from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.knowledge.profiles import Profile
+from adapter_doctor.repair.experts import unstack
+from adapter_doctor.repair.layouts import stacked
 from adapter_doctor.repair.plan import CannotMend, Case, Planner, Step
 from adapter_doctor.repair.recipes import Joined, Recipe, Scaled, Zeros
 from adapter_doctor.serving.case import Case as Served
@@ -57,7 +59,13 @@ def planners(profile: Profile, version: str | None, same: Same) -> tuple[Planner
     def bake(case: Case, served: Served, code: str) -> Step | None:
         return _bake(case, served, code, padded if any(one.pads for one in profile.scalings) else None)
 
+    def apart(case: Case, _served: Served, code: str) -> Step | None:
+        answer = profile.answer("per-expert", version or profile.read[-1])
+        return unstack(case, code) if answer is not None and answer.outcome in ("served", "unknown") else None
+
     return (
+        when(("stacked-experts", "experts-layout"), apart),
+        when(("experts-layout",), lambda case, _, code: stacked(case, code)),
         when(("target-pattern", "target-null"), _write_targets_out),
         when(("modules-to-save", "saved-head", "saved-embeddings", "base-copies"), drop),
         when(("q-without-v", "v-without-q"), _fill_pairs),

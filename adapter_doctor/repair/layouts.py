@@ -28,7 +28,7 @@ Pair = tuple[Recipe, Recipe]
 
 def fuse(case: Case) -> Step | None:
     """Updates of split layers as one of the fused layer: factors stacked, and block by block, of the summed rank."""
-    base, pairs = case.facts.get(BaseModules), _plain_pairs(case)
+    base, pairs = case.facts.get(BaseModules), plain_pairs(case)
     if isinstance(base, Missing):
         return None
     groups: dict[str, dict[str, str]] = defaultdict(dict)
@@ -61,7 +61,7 @@ def fuse(case: Case) -> Step | None:
 
 def split(case: Case) -> Step | None:
     """The update of a fused layer for each of its parts: the same down factor, the part's own rows of the other."""
-    base, pairs = case.facts.get(BaseModules), _plain_pairs(case)
+    base, pairs = case.facts.get(BaseModules), plain_pairs(case)
     if isinstance(base, Missing):
         return None
     config = AdapterConfig(case.draft.config)
@@ -95,10 +95,18 @@ def stack_experts(case: Case) -> Step | None:
     lora_A is (experts · r, in), lora_B (out, r · experts), and gate and up share one parameter: their factors lie in
     blocks, as `PeftConcatenate` and `ParamWrapper` of PEFT 0.21 have them.
     """
-    base, comparison = case.facts.get(BaseModules), case.facts.get(Comparison)
-    if isinstance(base, Missing) or isinstance(comparison, Missing) or not comparison.strays.get("experts"):
+    comparison = case.facts.get(Comparison)
+    if isinstance(comparison, Missing) or not comparison.strays.get("experts"):
         return None
-    pairs = _plain_pairs(case)
+    return stacked(case, "AD319")
+
+
+def stacked(case: Case, code: str) -> Step | None:
+    """The step of :func:`stack_experts`, whether or not PEFT loses the single experts; it mends what ``code`` found."""
+    base = case.facts.get(BaseModules)
+    if isinstance(base, Missing):
+        return None
+    pairs = plain_pairs(case)
     stacks: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
     for module in pairs:
         match = _EXPERT.match(module)
@@ -127,7 +135,7 @@ def stack_experts(case: Case) -> Step | None:
     if not makes:
         return None
     ranks = {f"experts.{name}": rank for name, (rank, _) in wanted.items()}
-    alphas = {f"experts.{name}": _number(alpha) for name, (_, alpha) in wanted.items()}
+    alphas = {f"experts.{name}": plain_number(alpha) for name, (_, alpha) in wanted.items()}
     others = {one.module for one in map(parse, case.draft.tensors) if one is not None} - set(gone)
     targets = sorted({module.rpartition(".")[2] for module in others})
     if set(targets) & set(_ROLES):
@@ -140,7 +148,7 @@ def stack_experts(case: Case) -> Step | None:
         "lora_dropout": 0.0,  # PEFT refuses dropout on parameters; it acts in training only
     }
     what = f"stack the updates of {len(gone)} layers of single experts for the {len(makes) // 2} parameters that hold them all"  # fmt: skip
-    return Step("AD319", what, makes=makes, drops=_keys(case, gone), settings=settings)
+    return Step(code, what, makes=makes, drops=keys_of(case, gone), settings=settings)
 
 
 def _stacked(experts: Sequence[Sequence[Pair]]) -> tuple[Recipe, Recipe, int]:
@@ -167,7 +175,7 @@ def _whole(roles: Mapping[str, Mapping[int, str]], needed: Sequence[str], count:
 # --------------------------------------------------------------------------------------------------------- the parts
 
 
-def _plain_pairs(case: Case) -> dict[str, Pair]:
+def plain_pairs(case: Case) -> dict[str, Pair]:
     """The two factors by module, for modules that have nothing else; none where the method is not plain LoRA."""
     if case.draft.config.get("peft_type") != "LORA" or case.draft.config.get("use_dora"):
         return {}
@@ -226,7 +234,7 @@ def _step(case: Case, what: str, made: Mapping[str, Pair], gone: Sequence[str], 
     for module, alpha in alphas.items():
         by_leaf[module.rpartition(".")[2]].add(alpha)
     named = {
-        (leaf if len(by_leaf[leaf]) == 1 else module): _number(alpha)
+        (leaf if len(by_leaf[leaf]) == 1 else module): plain_number(alpha)
         for module, alpha in alphas.items()
         for leaf in [module.rpartition(".")[2]]
     }
@@ -235,10 +243,11 @@ def _step(case: Case, what: str, made: Mapping[str, Pair], gone: Sequence[str], 
     if isinstance(targets, list):
         leaves = {module.rpartition(".")[2] for module in gone}
         settings["target_modules"] = [one for one in targets if one not in leaves and one not in gone]
-    return Step("AD312", what, makes=makes, drops=_keys(case, gone), settings=settings)
+    return Step("AD312", what, makes=makes, drops=keys_of(case, gone), settings=settings)
 
 
-def _keys(case: Case, modules: Sequence[str]) -> frozenset[str]:
+def keys_of(case: Case, modules: Sequence[str]) -> frozenset[str]:
+    """The draft's tensors of these modules."""
     there = set(modules)
     return frozenset(key for key in case.draft.tensors if (one := parse(key)) is not None and one.module in there)
 
@@ -248,5 +257,6 @@ def _pattern(config: AdapterConfig, name: str) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _number(value: float) -> float | int:
+def plain_number(value: float) -> float | int:
+    """A number as people write it: without a fraction where it has none."""
     return int(value) if float(value).is_integer() else value
