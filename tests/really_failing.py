@@ -271,6 +271,42 @@ def tensors_without_elements(tmp: Path) -> None:
     _load(tmp)
 
 
+def _rewritten(folder: Path, change: Callable[[str, Any], Any]) -> Path:
+    """The adapter with each tensor changed, or left out where it becomes None."""
+    import safetensors.torch
+
+    path = folder / "adapter_model.safetensors"
+    changed = {name: change(name, tensor) for name, tensor in safetensors.torch.load_file(path).items()}
+    safetensors.torch.save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, path)
+    return folder
+
+
+@fails("AD931")
+def adapter_of_flattened_tensors(tmp: Path) -> None:
+    _load(_rewritten(_adapter(tmp), lambda _, tensor: tensor.flatten()))
+
+
+@fails("AD931")
+def state_dict_of_one_process_of_two(tmp: Path) -> None:
+    state = _llama().state_dict()
+    _llama().load_state_dict({name: tensor.flatten()[: tensor.numel() // 2] for name, tensor in state.items()})
+
+
+@fails("AD224")
+def merged_layers_of_the_first_peft(tmp: Path) -> None:
+    torch = _torch()
+    gpt2 = tiny.by_name("gpt2")
+    adapter = _adapter(tmp, gpt2.build(), target_modules=["c_attn"], fan_in_fan_out=True)
+    shapes = {"lora_A": (8, 32), "lora_B": (64, 4, 1)}  # as PEFT 0.2 saved query and value of the three, of rank 4
+    _load(_rewritten(adapter, lambda name, _: torch.zeros(shapes[name.split(".")[-2]])), gpt2.build())
+
+
+@fails("AD317")
+def saved_head_is_not_in_the_file(tmp: Path) -> None:
+    adapter = _adapter(tmp, modules_to_save=["lm_head"])
+    _load(_rewritten(adapter, lambda name, tensor: None if "lm_head" in name else tensor))
+
+
 @fails("AD503")
 def keys_without_a_level(tmp: Path) -> None:
     from safetensors.torch import load_file, save_file
@@ -383,6 +419,18 @@ def vera_projection_is_too_small(tmp: Path) -> None:
     model.add_adapter("wide", peft.VeraConfig(r=4, target_modules=["gate_proj"]))
 
 
+@fails("AD306")
+def prefix_for_more_heads_than_the_base_has(tmp: Path) -> None:
+    import transformers
+
+    torch = _torch()
+    base, prefix = _llama(), torch.zeros(1, 4, 5, 8)  # for four heads; the base has two for keys and values
+    cache = transformers.DynamicCache(config=base.config)
+    for layer in range(base.config.num_hidden_layers):
+        cache.update(prefix, prefix, layer)
+    base(input_ids=torch.tensor([[1, 2, 3]]), past_key_values=cache)
+
+
 # ---------------------------------------------------------------------------------------- several adapters, calls, merges
 
 
@@ -405,6 +453,24 @@ def two_adapters_with_bias(tmp: Path) -> None:
 
     config = peft.LoraConfig(target_modules=["q_proj"], bias="all")
     peft.get_peft_model(_llama(), config).add_adapter("second", config)
+
+
+def _mixture(folder: Path, base: Any) -> None:
+    import peft
+
+    config = peft.XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, adapters={"one": str(folder)})
+    base.config.use_cache = False
+    peft.get_peft_model(base, config)
+
+
+@fails("AD303")
+def mixture_of_an_adapter_of_a_deeper_base(tmp: Path) -> None:
+    _mixture(_adapter(tmp, _llama(num_hidden_layers=5)), _llama())
+
+
+@fails("AD303")
+def mixture_of_an_adapter_with_a_head(tmp: Path) -> None:
+    _mixture(_adapter(tmp, modules_to_save=["lm_head"]), _llama())
 
 
 @fails("AD922")
@@ -439,6 +505,17 @@ def merge_of_nan(tmp: Path) -> None:
     model = _load(_adapter(tmp), is_trainable=True)
     next(value for name, value in model.named_parameters() if "lora_B" in name).data.fill_(float("nan"))
     model.merge_and_unload(safe_merge=True)
+
+
+@fails("AD114")
+def conversion_that_peft_does_not_do(tmp: Path) -> None:
+    import peft
+
+    config = peft.LoraConfig(
+        r=4, init_lora_weights="pissa", use_rslora=True, rank_pattern={"q_proj": 2}, task_type="CAUSAL_LM"
+    )
+    model = peft.get_peft_model(_llama(), config)
+    model.save_pretrained(tmp, path_initial_model_for_weight_conversion=str(tmp / "initial"))
 
 
 # --------------------------------------------------------------------------------------------------- torch while training
@@ -530,6 +607,12 @@ def trainer_without_a_checkpoint(tmp: Path) -> None:
 
     arguments = transformers.TrainingArguments(str(tmp / "out"), report_to=[], use_cpu=True)
     transformers.Trainer(_load(_adapter(tmp)), arguments)._load_from_checkpoint(str(tmp / "out"))
+
+
+@fails("AD935")
+def best_checkpoint_is_an_adapters(tmp: Path) -> None:
+    _adapter(tmp / "checkpoint-4")
+    _torch().load(tmp / "checkpoint-4" / "pytorch_model.bin", weights_only=True)
 
 
 # ---------------------------------------------------------------------------------------------------------- broken files

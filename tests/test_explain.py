@@ -218,6 +218,14 @@ def test_source_lines_of_a_traceback_are_not_taken_for_messages() -> None:
     "torch.distributed.DistBackendError: NCCL error", "AssertionError", "OSError: [Errno 28] No space left on device",
     "IndexError: index out of range in self", "RuntimeError: Found no NVIDIA driver on your system.",
     "ValueError: Unable to create tensor, you should probably activate truncation and/or padding", "[rank0]: it is fine", "ImportError: cannot import name 'foo' from 'bar'", "\ufffd\u202e",
+    "UserWarning: Using Rank-Stabilized LoRA means that you won't be able to pass `path_initial_model_for_weight_conversion`"
+    " to `save_pretrained` to restore the initial values of the base weights", "KeyError: 'classifier.weight'",
+    "FileNotFoundError: [Errno 2] No such file or directory: 'data/pytorch_model.bin'", "LoRA buffer of 64 MB, in use",
+    "RuntimeError: Sizes of tensors must match except in dimension 1. Expected size 3 but got size 4 for tensor number 1",
+    "NotImplementedError: Float8Tensor dispatch: attempting to run unimplemented operator/function: func=aten.view",
+    'File "/x/torch/nn/modules/container.py", line 461, in __getitem__\nKeyError: \'7\'',
+    'File "/x/peft/utils/save_and_load.py", line 617, in set_peft_model_state_dict\nFile "/x/mine.py", line 3, in hook\n'
+    "KeyError: 'best.weight'",
 ])  # fmt: skip
 def test_what_is_not_known_is_said_not_to_be(text: str) -> None:
     report = explain(text)
@@ -399,6 +407,17 @@ def test_load_report_rows_are_taken_apart() -> None:
     names = list(key_lists.expanded("layers.{0...3}.a.{0, 2}.b".replace(" ", "")))
 
     assert names == [f"layers.{layer}.a.{one}.b" for layer in range(4) for one in (0, 2)]
+
+
+@pytest.mark.parametrize(("file", "model"), [("[640]", "[320]"), ("[4194304, 1]", "[2048, 4096]"), ("[0]", "[8, 64]"),
+                                             ("[640, 64]", "[640, 1, 64]")])  # fmt: skip
+def test_only_a_matrix_that_became_one_row_is_called_flattened(file: str, model: str) -> None:
+    text = (
+        "RuntimeError: Error(s) in loading state_dict for Net:\n\tsize mismatch for layers.0.proj.weight: copying a param"
+        f" with shape torch.Size({file}) from checkpoint, the shape in current model is torch.Size({model})."
+    )
+
+    assert "AD931" not in [finding.rule.code for finding in explain(text).findings]
 
 
 def test_old_torch_wording_is_parsed() -> None:
