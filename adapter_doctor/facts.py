@@ -309,9 +309,13 @@ class BaseConfig:
 
 @dataclass(frozen=True, slots=True)
 class BaseCheckpoint:
-    """Names, dtypes and shapes of the base's weights as its files have them; ``file`` of each is relative."""
+    """Names, dtypes and shapes of the base's weights as its files have them; ``file`` of each is relative.
+
+    ``packed`` are the shapes that bitsandbytes' 4-bit weights stand for, by name, where they were read.
+    """
 
     tensors: Mapping[str, TensorInfo]
+    packed: Mapping[str, Shape] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

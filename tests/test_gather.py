@@ -638,6 +638,48 @@ def test_usual_checkpoint_tells_its_modules_without_a_load(name: str, tmp_path: 
     assert isinstance(modules_from_checkpoint(config, checkpoint, tiny.by_name(name).task), BaseModules)
 
 
+def four_bit(base: Path, folder: Path, **said: Any) -> Path:
+    """The base as bitsandbytes 0.50 packs it: two values a byte, and the shape as JSON beside."""
+    shutil.copytree(base, folder)
+    whole = safetensors.torch.load_file(folder / "model.safetensors")
+    packed: dict[str, Any] = {}
+    for name, tensor in whole.items():
+        if not name.endswith("_proj.weight"):
+            packed[name] = tensor
+            continue
+        state = {"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": list(tensor.shape), **said}
+        packed[name] = torch.zeros(tensor.numel() // 2, 1, dtype=torch.uint8)
+        packed[f"{name}.absmax"] = torch.ones(tensor.numel() // 64)
+        packed[f"{name}.quant_map"] = torch.ones(16)
+        text = json.dumps(state).encode()
+        packed[f"{name}.quant_state.bitsandbytes__nf4"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    safetensors.torch.save_file(packed, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_modules_of_a_4_bit_checkpoint_are_those_it_was_made_of(base: Path, tmp_path: Path) -> None:
+    before = gather_base(source(base), Facts())
+    config, checkpoint = before.get(BaseConfig), before.get(BaseCheckpoint)
+    assert isinstance(config, BaseConfig)
+    assert isinstance(checkpoint, BaseCheckpoint)
+    packed = gather_base(source(four_bit(base, tmp_path / "base")), Facts()).get(BaseCheckpoint)
+    assert isinstance(packed, BaseCheckpoint)
+
+    plain = modules_from_checkpoint(config, checkpoint, "CAUSAL_LM")
+    assert isinstance(plain, BaseModules)
+    assert modules_from_checkpoint(config, packed, "CAUSAL_LM") == plain
+
+
+@pytest.mark.parametrize("shape", [[1 << 40, 1 << 40], "48", None, [4, -1], [True, 2]], ids=str)
+def test_4_bit_shapes_that_cannot_be_are_not_believed(shape: Any, base: Path, tmp_path: Path) -> None:
+    before = gather_base(source(base), Facts()).get(BaseConfig)
+    assert isinstance(before, BaseConfig)
+    packed = gather_base(source(four_bit(base, tmp_path / "base", shape=shape)), Facts()).get(BaseCheckpoint)
+    assert isinstance(packed, BaseCheckpoint)
+
+    assert isinstance(modules_from_checkpoint(before, packed, "CAUSAL_LM"), Missing)
+
+
 @pytest.mark.parametrize(
     ("raw", "extra"),
     [

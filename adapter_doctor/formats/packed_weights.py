@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
+from types import MappingProxyType
 from typing import Any
 
 from adapter_doctor.facts import Missing, Shape
+from adapter_doctor.formats import bounded_json
 
 # Beside a layer's weight; none of them is a parameter of the layer that it stands for. From what transformers 5.23's
 # integrations, gptqmodel, autoawq and compressed-tensors write.
@@ -15,24 +18,52 @@ _BESIDE = (
     ".weight_global_scale", ".input_global_scale", ".activation_scale", ".k_scale", ".v_scale",
 )  # fmt: skip
 _PACKED = (".qweight", ".weight_packed")
-_FOURBIT = ".weight.quant_state."  # bitsandbytes: its tensor holds the shape as JSON; the packed weight is (n, 1)
+_FOURBIT = ".weight.quant_state.bitsandbytes__"  # holds the shape as JSON; the packed weight is (n, 1)
 _WORD = 32
 
 
-def logical_shapes(shapes: Mapping[str, Shape], quantization: Mapping[str, Any] | None) -> dict[str, Shape] | Missing:
+def quant_states(shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """The tensors that hold, as JSON, what a 4-bit weight of bitsandbytes stands for, by the name of the weight."""
+    return {name.partition(_FOURBIT)[0] + ".weight": name for name in shapes if _FOURBIT in name}
+
+
+def shape_in(quant_state: bytes) -> Shape | None:
+    """The shape in what :func:`quant_states` names; None where there is none. bitsandbytes 0.50 `QuantState.as_dict`."""
+    try:
+        shape = bounded_json.parse_object(quant_state).get("shape")
+    except bounded_json.BadJson:
+        return None
+    if not isinstance(shape, list) or any(type(one) is not int or one < 0 for one in shape):
+        return None
+    return tuple(shape)
+
+
+def logical_shapes(
+    shapes: Mapping[str, Shape],
+    quantization: Mapping[str, Any] | None,
+    packed: Mapping[str, Shape] = MappingProxyType({}),
+) -> dict[str, Shape] | Missing:
     """``shapes`` with each packed layer under the name and shape, (out_features, in_features), of what it stands for.
 
-    A checkpoint in which nothing is packed is given back as it is.
+    ``packed`` are the shapes that were read from bitsandbytes' own notes. A checkpoint in which nothing is packed is
+    given back as it is.
     """
-    if any(_FOURBIT in name for name in shapes):
+    fourbit = quant_states(shapes)
+    if not fourbit.keys() <= packed.keys():
         return Missing("bitsandbytes packs the base's weights to 4 bits; the shapes they stand for are inside the file")
     if any(name.endswith((".W_q", ".codes", ".codebooks", ".indices")) for name in shapes):
         return Missing("the base's weights are packed by their quantisation; their shapes are not those of the layers")
     found: dict[str, Shape] = {}
     for name, shape in shapes.items():
-        if name.endswith(_BESIDE):
+        if name.endswith(_BESIDE) or _FOURBIT in name or name.rpartition(".")[0] in fourbit:
             continue
-        if name.endswith(_PACKED):
+        if name in fourbit:
+            if prod(packed[name]) > 2 * prod(shape):
+                return Missing(
+                    f"{name} has {prod(shape):,} bytes, too few for the {packed[name]} it is said to stand for"
+                )
+            found[name] = packed[name]
+        elif name.endswith(_PACKED):
             layer = name.rpartition(".")[0]
             whole = _unpacked(layer, name, shapes, quantization or {})
             if whole is None:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from adapter_doctor.facts import BaseCheckpoint, BaseConfig, BaseFolder, Facts, Missing, TensorInfo
+from adapter_doctor.facts import BaseCheckpoint, BaseConfig, BaseFolder, Facts, Missing, Shape, TensorInfo
 from adapter_doctor.formats import bounded_json, safetensors_header
+from adapter_doctor.formats.packed_weights import quant_states, shape_in
 from adapter_doctor.formats.shard_index import complete, telling_shards
 from adapter_doctor.sources import Source, Unreachable
 
@@ -19,6 +20,8 @@ MAX_SHARDS = 2_000
 MAX_REMOTE_SHARDS = 40
 """Headers that are asked for over the network where a few of them do not tell the rest."""
 MAX_INDEX_BYTES = 100_000_000
+MOST_QUANT_STATE = 4_096
+"""Bytes; bitsandbytes writes about 170."""
 _SHARD = re.compile(r"^[\w.-]+\.safetensors$")
 
 
@@ -85,7 +88,23 @@ def gather_checkpoint(source: Source, facts: Facts) -> Facts:
         if isinstance(folder, BaseFolder) and getattr(trouble, "state", "") != "pointer":
             facts = facts.adding(replace(folder, damage=str(trouble)))
         return facts.lacking(Missing(f"the base's weights: {trouble}"), BaseCheckpoint)
-    return facts.adding(BaseCheckpoint(tensors))
+    return facts.adding(BaseCheckpoint(tensors, _packed(source, tensors)))
+
+
+def _packed(source: Source, tensors: Mapping[str, TensorInfo]) -> dict[str, Shape]:
+    """What 4-bit weights stand for, from the small tensors beside them; not over a network, where each is a request."""
+    found = {}
+    for weight, name in quant_states({name: info.shape for name, info in tensors.items()}).items():
+        info = tensors[name]
+        if source.revision is not None or not 0 < info.end - info.start <= MOST_QUANT_STATE:
+            continue
+        try:
+            shape = shape_in(source.read(info.file, info.start, info.end - info.start))
+        except Unreachable:
+            continue
+        if shape is not None:
+            found[weight] = shape
+    return found
 
 
 class _ShardMissing(Exception):

@@ -21,7 +21,8 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
 
     Modules without parameters of their own (activations, dropout) are known only as far as they contain others.
     """
-    shapes = logical_shapes({name: info.shape for name, info in checkpoint.tensors.items()}, config.quantization)
+    stored = {name: info.shape for name, info in checkpoint.tensors.items()}
+    shapes = logical_shapes(stored, config.quantization, checkpoint.packed)
     if isinstance(shapes, Missing):
         return shapes
     architecture = knowledge.architecture(config.model_type)
