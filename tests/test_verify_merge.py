@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import peft
 import pytest
 import tiny
@@ -254,6 +255,114 @@ def test_updates_near_or_below_what_the_format_holds_are_still_told_apart(
         save_file({"weight": values}, tmp_path / "result")
         result = listed(tmp_path / "result")
         assert measure(update, adapter, base, result, result.infos["weight"]).fate == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "doubt"),
+    [
+        ("llama", {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 2]}}, "embed_tokens"),
+        ("mixtral", {"target_modules": [], "target_parameters": ["mlp.experts.down_proj"]}, "experts"),
+        ("llama-tied", {"target_modules": ["q_proj", "lm_head"]}, "lm_head"),
+    ],
+)
+def test_a_merge_that_is_not_followed_is_not_called_a_failure(
+    name: str, settings: dict[str, Any], doubt: str, bench: Bench, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(bench.model(name, torch.float32), peft.LoraConfig(r=4, **settings))
+        tiny.train_by_chance(model)
+        model.save_pretrained(tmp_path / "adapter")
+        model.merge_and_unload().save_pretrained(tmp_path / "merged")
+
+    found = verify_merge(bench.base(name, torch.float32), tmp_path / "adapter", tmp_path / "merged")
+
+    assert (found.verdict, found.problems) == ("undetermined", ())
+    assert doubt in found.doubts[0]
+
+
+def test_masks_and_a_tied_head_that_only_the_base_keeps_are_no_difference(bench: Bench, tmp_path: Path) -> None:
+    """As of checkpoints that older releases of transformers wrote."""
+    base, adapter, merged = bench.merge("llama", tmp_path / "merged")
+    old = Path(shutil.copytree(base, tmp_path / "old"))
+    tied = {**json.loads((base / "config.json").read_text()), "tie_word_embeddings": True}
+    (merged / "config.json").write_text(json.dumps(tied))
+    edit(old, lambda state: state | {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "lm_head.weight": state["model.embed_tokens.weight"].clone(),
+    })  # fmt: skip
+    edit(merged, lambda state: {key: value for key, value in state.items() if key != "lm_head.weight"})
+
+    assert verify_merge(old, adapter, merged).verdict == "merged"
+    (merged / "config.json").write_text(json.dumps(tied | {"tie_word_embeddings": False}))
+    assert "'lm_head.weight'" in verify_merge(old, adapter, merged).problems[0]
+
+
+def test_what_the_merged_model_has_beyond_the_base_is_no_proven_merge(bench: Bench, tmp_path: Path) -> None:
+    base, adapter, merged = bench.merge("llama", tmp_path / "merged")
+    edit(merged, lambda state: state | {key.replace(".2.", ".3."): state[key] + 1 for key in state if ".2." in key})
+
+    found = verify_merge(base, adapter, merged)
+
+    assert found.verdict == "undetermined"
+    assert "9 tensors of the merged model are not in the base" in found.doubts[0]
+
+
+def test_a_head_that_the_merged_class_lacks_is_a_doubt(bench: Bench, tmp_path: Path) -> None:
+    base, adapter, merged = bench.merge("llama", tmp_path / "merged")
+    edit(merged, lambda state: {key: value for key, value in state.items() if key != "lm_head.weight"})
+    assert verify_merge(base, adapter, merged).verdict == "not merged"
+
+    raw = json.loads((merged / "config.json").read_text())
+    (merged / "config.json").write_text(json.dumps(raw | {"architectures": ["LlamaForSequenceClassification"]}))
+    assert verify_merge(base, adapter, merged).verdict == "undetermined"
+
+
+def test_a_quantised_merge_is_undetermined(bench: Bench, tmp_path: Path) -> None:
+    base, adapter, merged = bench.merge("llama", tmp_path / "merged")
+    raw = json.loads((merged / "config.json").read_text())
+    (merged / "config.json").write_text(json.dumps(raw | {"quantization_config": {"load_in_4bit": True}}))
+    edit(merged, lambda state: {key: value.to(torch.uint8) for key, value in state.items()})
+
+    assert "quantised" in verify_merge(base, adapter, merged).doubts[0]
+
+
+@pytest.mark.parametrize("change", ["format", "magnitude", "no rows", "alpha", "no tensors"])
+def test_hostile_files_end_in_a_verdict(change: str, bench: Bench, tmp_path: Path) -> None:
+    base, whole, merged = bench.merge("saved whole", tmp_path / "merged")
+    adapter, other = Path(shutil.copytree(whole, tmp_path / "adapter")), Path(shutil.copytree(base, tmp_path / "other"))
+    state = load_file(adapter / WEIGHTS)
+    first = next(key for key in state if key.endswith("lora_B.weight"))
+    if change == "format":
+        state["base_model.model.lm_head.weight"] = state["base_model.model.lm_head.weight"].to(torch.float8_e4m3fn)
+    elif change == "magnitude":
+        state[first.replace("lora_B.weight", "lora_magnitude_vector")] = torch.ones(len(state[first]), dtype=torch.int8)
+    elif change == "no rows":
+        name = first.removeprefix("base_model.model.").replace("lora_B.", "")
+        state[first] = state[first][:0]
+        for folder in (other, merged):
+            edit(folder, lambda weights: weights | {name: weights[name][:0]})
+    elif change == "alpha":
+        raw = json.loads((adapter / "adapter_config.json").read_text())
+        (adapter / "adapter_config.json").write_text(json.dumps(raw | {"lora_alpha": 10**400}))
+    save_file(state if change != "no tensors" else {}, adapter / WEIGHTS)
+
+    told = CliRunner().invoke(application(), ["verify-merge", str(other), str(adapter), str(merged)])
+
+    assert told.exit_code in (1, 3), told.exception
+    assert told.stdout
+
+
+def test_shards_on_the_hub_whose_headers_were_not_read_are_read_in_full(bench: Bench, tmp_path: Path) -> None:
+    _, adapter, merged = bench.merge("llama", tmp_path / "merged")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bench.model("llama", torch.float32).save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    with hub_server.HubServer() as hub, hub_server.in_use(hub.url, tmp_path / "home"):
+        hub.add("acme/tiny", {path.name: path.read_bytes() for path in (tmp_path / "sharded").iterdir()})
+        found = verify_merge("acme/tiny", adapter, merged)
+
+    assert (found.verdict, found.problems) == ("merged", ())
 
 
 def listed(path: Path) -> Tensors:

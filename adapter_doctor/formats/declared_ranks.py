@@ -36,7 +36,10 @@ def scaling_of(config: AdapterConfig, module: str) -> float:
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise TypeError(f"alpha {alpha!r} is no number")
     rank = rank_of(config, module)
-    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
+    try:
+        return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
+    except OverflowError as trouble:  # as PEFT does
+        raise ValueError(f"alpha over rank is no number: {trouble}") from None
 
 
 def declared(config: AdapterConfig, pattern: str, module: str) -> Any:

@@ -86,7 +86,7 @@ def measure(update: Update, adapter: Tensors, base: Tensors, merged: Tensors, in
         moved_moved += _dot(moved, moved)
     count = rows * columns
     if not change_change:
-        return Measured(0.0, off / count, 0.0, 1.0)
+        return Measured(0.0, off / max(count, 1), 0.0, 1.0)
     share = with_change / change_change
     beyond = max(0.0, moved_moved - share * with_change) / max(moved_moved, 1e-30)
     return Measured(share, off / count, beyond, vanished / count)

@@ -14,14 +14,11 @@ from adapter_doctor.comparison import unwrapped
 from adapter_doctor.facts import BaseModules, Clash, Module, Rename, StateDictMismatch
 from adapter_doctor.formats.adapter_keys import PREFIX, WRAPPERS
 from adapter_doctor.formats.adapter_keys import parse as adapter_key
+from adapter_doctor.formats.buffers import BUFFERS
 from adapter_doctor.formats.training_checkpoint import BESIDE_THE_MODEL, MODEL_ENTRIES, OPTIMIZER_ENTRIES
 from adapter_doctor.renames import renamed, search
 from adapter_doctor.texts.state_dict_error import Listed
 
-_BUFFERS = re.compile(
-    r"(?:^|\.)(?:position_ids|inv_freq|num_batches_tracked|masked_bias|attn\.bias|rotary_emb\.\w+|attention\.bias"
-    r"|token_type_ids|_float_tensor|relative_position_index)$"
-)
 _HEADS = frozenset(
     {
         "lm_head", "score", "classifier", "qa_outputs", "cls", "fc", "head", "heads", "v_head", "value_head",
@@ -55,8 +52,8 @@ def reasons_for(listed: Listed) -> StateDictMismatch:
             found[kind] = old
             unexpected = [name for name in unexpected if name not in set(old)]
             missing = [name for name in missing if name not in new]
-    missing = _take(found, "buffers", missing, lambda name: bool(_BUFFERS.search(name)))
-    unexpected = _take(found, "buffers", unexpected, lambda name: bool(_BUFFERS.search(name)))
+    missing = _take(found, "buffers", missing, lambda name: bool(BUFFERS.search(name)))
+    unexpected = _take(found, "buffers", unexpected, lambda name: bool(BUFFERS.search(name)))
     for names, ours in ((missing, True), (unexpected, False)):
         count = _short_by(names, unexpected if ours else missing)
         if count is not None:
