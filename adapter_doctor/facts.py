@@ -532,6 +532,7 @@ class LoadOutcome:
 
     ``stand_in``: the base was a model made of the checkpoint's names and shapes, because its own code was not run.
     ``extent`` is ``skeleton`` or ``full``; ``died`` holds the reason when the child process ended without an answer.
+    ``pass_refused`` is what PEFT is certain to raise in the first forward pass, though it loads.
     """
 
     extent: Literal["skeleton", "full"]
@@ -548,6 +549,7 @@ class LoadOutcome:
     scaling: Mapping[str, float] = field(default_factory=dict)
     changed_base: tuple[str, ...] = ()
     stand_in: bool = False
+    pass_refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

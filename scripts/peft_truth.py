@@ -58,6 +58,8 @@ def truth(base: Any, folder: Path) -> Truth:
         model = peft.PeftModel.from_pretrained(base, folder)
     except Exception as error:
         return Truth(raised=f"{type(error).__name__}: {str(error)[:100]}")
+    if model.active_peft_config.is_prompt_learning and (error := refusal_to_run(model)):
+        return Truth(raised=error)  # a prompt of any size loads, and meets the model's layers in the first pass only
     saved = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     names = {name.replace(".base_layer", "").replace(".original_module", ""): parameter
              for name, parameter in model.get_base_model().named_parameters()}  # fmt: skip
@@ -83,6 +85,21 @@ def truth(base: Any, folder: Path) -> Truth:
     ]  # fmt: skip
     left = [key for key, value in saved.items() if not inside(value, given) and not is_echo(key, saved)]
     return Truth("", len(landed), len(file) - len(landed), len(left), len(overwritten))
+
+
+def refusal_to_run(model: Any) -> str:
+    """What a forward pass raises; empty where it raises nothing."""
+    tokens = {"input_ids": torch.arange(3, 9)[None]}
+    if model.config.is_encoder_decoder:
+        tokens["decoder_input_ids"] = tokens["input_ids"]
+    if model.active_peft_config.peft_type == "MULTITASK_PROMPT_TUNING":
+        tokens["task_ids"] = torch.zeros(1, dtype=torch.long)
+    try:
+        with torch.no_grad():
+            model.eval()(**tokens)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:100]}"
+    return ""
 
 
 def load(folder: str | Path, auto: str, more: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -363,6 +364,37 @@ def test_target_that_does_not_exist_is_refused_as_peft_refuses_it(
     report = examine(bench.base(), sound, child)
 
     assert (report.verdict, report.cause and report.cause.rule.name) == ("incompatible", "no-target-matches")
+
+
+@pytest.mark.parametrize(("name", "found"), [("deberta-v2", ["AD509"]), ("bert", [])])
+@pytest.mark.filterwarnings("ignore")
+def test_prefix_that_peft_refuses_in_the_first_pass_is_refused_here(
+    name: str, found: list[str], bench: Bench, child: LoadingChild, tmp_path: Path
+) -> None:
+    config = peft.PrefixTuningConfig(task_type=tiny.by_name(name).task, num_virtual_tokens=4)
+    adapter = bench.adapter(tmp_path / "prefix", config, name)
+    report = examine(bench.base(name), adapter, child)
+
+    assert [one.rule.code for one in report.findings if one.rule.severity >= 2] == found
+    with pytest.raises(ValueError, match="does not support past key values") if found else contextlib.nullcontext():
+        peft.PeftModel.from_pretrained(bench.model(name), adapter)(input_ids=torch.arange(3, 9)[None])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_copies_of_a_shared_projection_that_differ_do_not_all_land(
+    bench: Bench, child: LoadingChild, tmp_path: Path
+) -> None:
+    config = peft.RandLoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    adapter = bench.adapter(tmp_path / "randlora", config)
+    assert examine(bench.base(), adapter, child).verdict == "compatible"
+    first = next(key for key in load_file(adapter / WEIGHTS) if key.endswith("layers.0.self_attn.q_proj.randlora_B"))
+    rewrite(adapter, lambda state: {**state, first: state[first] + 1})
+    report = examine(bench.base(), adapter, child)
+
+    assert (report.verdict, report.landed and report.landed["ignored"]) == ("incompatible", 1)
+    loaded = peft.PeftModel.from_pretrained(bench.model(), adapter)
+    mine = dict(loaded.named_buffers(remove_duplicate=False))[first + ".default"]
+    assert not torch.equal(mine, load_file(adapter / WEIGHTS)[first])
 
 
 def test_zeroed_adapter_leaves_the_output_as_it_is(bench: Bench, child: LoadingChild, sound: Path) -> None:

@@ -116,6 +116,7 @@ def read_answer(facts: Facts, answer: Mapping[str, Any], extent: str, origin: st
         scaling=dict(answer.get("scaling", {})),
         changed_base=tuple(answer.get("changed_base", ())),
         stand_in=bool(answer.get("stand_in")),
+        pass_refused=str(answer.get("pass_refused") or ""),
     )
     facts = facts.adding(outcome, *([_run(run)] if run else []))
     if refusal is not None and refusal.stage.startswith("base"):

@@ -517,15 +517,20 @@ def sort_out(seen):
     clashes = [entry for entry in clashes if not is_echo(entry[0], seen.file)]
     overwritten = {key for key in overwritten if not is_echo(key, seen.file)}
     clashing = {entry[0] for entry in clashes}
+    lost = outdone(seen, landed)
+    landed -= lost
     ignored = [
         key
         for key in seen.file
-        if key not in landed
-        and key not in clashing
-        and not is_echo(key, seen.file)
-        # a tied head shares the trained tokens of the embedding; PEFT saves both when the vocabulary was resized
-        and (alias.get("%s.%s" % (key, seen.adapter_name)) or 0) not in covered_ids
-        and "lora_monteclora_sampler" not in key  # it serves training only and is not loaded for use
+        if key in lost
+        or (
+            key not in landed
+            and key not in clashing
+            and not is_echo(key, seen.file)
+            # a tied head shares the trained tokens of the embedding; PEFT saves both when the vocabulary was resized
+            and (alias.get("%s.%s" % (key, seen.adapter_name)) or 0) not in covered_ids
+            and "lora_monteclora_sampler" not in key
+        )  # it serves training only and is not loaded for use
     ]
     return {
         "in_file": len(seen.file),
@@ -540,6 +545,23 @@ def sort_out(seen):
     }
 
 
+def outdone(seen, landed):
+    """Tensors of the file whose place is a shared parameter into which another, different one of the file goes later."""
+    import torch
+
+    names_of, key_at = {}, {place[0]: key for key, place in seen.places.items() if place[0]}
+    for name, tensor in seen.alias.items():
+        names_of.setdefault(tensor, []).append(name)
+    lost = set()
+    for names in names_of.values():  # in the order in which load_state_dict goes through them
+        keys = [key_at[name] for name in names if key_at.get(name) in landed and key_at[name] in seen.file]
+        if len(keys) < 2 or any(seen.file[key].is_meta for key in keys):
+            continue
+        last = seen.file[keys[-1]]
+        lost.update(key for key in keys if not torch.equal(seen.file[key], last) and not torch.isnan(last).any())
+    return lost
+
+
 def is_echo(key, names):
     """Whether this is a second copy that PEFT saves of a module saved whole when the vocabulary was resized."""
     plain = re.sub(r"\.(?:modules_to_save(?:\.default)?|original_module)\.", ".", key)
@@ -550,6 +572,25 @@ def kind_of_prompt(seen):
     """The method of a learnt prompt; CARTRIDGE copies its tensor by hand, and would have raised for a wrong shape."""
     config = seen.model.peft_config[seen.adapter_name]
     return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def pass_refused(peft_model, adapter_name):
+    """What PEFT will raise in the first forward pass with a learnt prefix; empty where nothing is known to stop it.
+
+    Its classes for classification and question answering ask the signatures only then (peft 0.21.2, `peft_model.py`).
+    """
+    from inspect import signature
+
+    config = peft_model.peft_config[adapter_name]
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    task = str(getattr(config.task_type, "value", config.task_type))
+    if kind != "PREFIX_TUNING" or task not in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
+        return ""
+    body = getattr(peft_model, "transformer_backbone_name", None)
+    models = [peft_model.base_model] + ([peft_model.base_model.get_submodule(body)] if body else [])
+    if any("past_key_values" in signature(one.forward).parameters for one in models):
+        return ""
+    return "Model does not support past key values which are required for prefix tuning."
 
 
 def shared_names(model):
@@ -853,6 +894,7 @@ def answer(request, model=None):
                 peft_model = load_adapter(base, request, seen, extent)
                 out.update(sort_out(seen))
                 out["scaling"] = scaling_of(peft_model, seen.adapter_name)
+                out["pass_refused"] = pass_refused(peft_model, seen.adapter_name)
                 if request.get("train"):
                     out.update(training(to_train(peft_model, base, request), request, seen))
                 if extent == "full":
