@@ -287,9 +287,19 @@ def test_command_says_what_the_adapter_is_in_text_and_json(pair: tuple[Path, Pat
     assert data == inspect(pair[1], pair[0]).to_dict()
 
 
-@pytest.mark.parametrize("arguments", [["--format", "yaml"], ["--time-limit", "0"]])
+@pytest.mark.parametrize("arguments", [["--format", "yaml"], ["--format", "html"], ["--time-limit", "0"]])
 def test_wrong_usage_ends_with_2(pair: tuple[Path, Path], arguments: list[str]) -> None:
     assert CliRunner().invoke(application(), ["inspect", str(pair[1]), *arguments]).exit_code == 2
+
+
+@pytest.mark.parametrize("alpha", ["NaN", "1e400", "1" + "0" * 400])
+def test_an_alpha_that_json_does_not_have_is_null(alpha: str, tmp_path: Path) -> None:
+    _, adapter = patient.write(tmp_path)
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": "ALPHA"}).replace('"ALPHA"', alpha))
+    run = CliRunner().invoke(application(), ["inspect", str(adapter), "--format", "json"])
+
+    assert json.loads(run.output)["scaling"][0]["scaling"] is None
 
 
 def test_nothing_heavy_is_imported(pair: tuple[Path, Path]) -> None:

@@ -244,6 +244,25 @@ def test_json_has_every_outlook(tmp_path: Path) -> None:
     assert {one["outcome"] for one in serving} <= set(OUTCOMES)
 
 
+@pytest.mark.parametrize("alpha", ["0", "1e308", "1e400", "NaN", "1" + "0" * 400])
+def test_alphas_that_make_no_scaling_end_in_a_verdict(alpha: str, tmp_path: Path) -> None:
+    base, adapter = patients.write(tmp_path)
+    config = adapter / "adapter_config.json"
+    raw = json.loads(config.read_text("utf-8")) | {"lora_alpha": "ALPHA"}
+    for pattern in ({}, {"q_proj": 16, "k_proj": 16, "v_proj": 16, "o_proj": 16}):
+        config.write_text(json.dumps(raw | {"alpha_pattern": pattern}).replace('"ALPHA"', alpha), encoding="utf-8")
+        for engine in engines():
+            found = CliRunner().invoke(
+                application(),
+                ["check", str(base), str(adapter), "--load", "no", "--offline", "--for", engine, "--format", "json"],
+            )
+
+            assert isinstance(found.exception, SystemExit | None), (engine, pattern, found.exception)
+            assert json.loads(found.stdout)["serving"][0]["outcome"] in OUTCOMES
+            if alpha == "NaN" and not pattern and engine in ("vllm", "sglang"):
+                assert json.loads(found.stdout)["serving"][0]["outcome"] == "unknown"
+
+
 def test_unknown_engine_is_wrong_usage(tmp_path: Path) -> None:
     base, adapter = patients.write(tmp_path)
 

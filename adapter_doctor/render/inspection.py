@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -142,7 +143,7 @@ def to_dict(one: Inspection) -> dict[str, Any]:
         },
         "scaling": [
             {"modules": list(group.modules), "count": group.count, "rank": group.rank, "declared_rank": group.declared,
-             "alpha": group.alpha, "scaling": group.scaling} for group in one.scalings
+             "alpha": _finite(group.alpha), "scaling": _finite(group.scaling)} for group in one.scalings
         ],
         "doubts": list(one.doubts),
         "troubles": list(one.troubles),
@@ -153,6 +154,11 @@ def to_dict(one: Inspection) -> dict[str, Any]:
             "merging": [{"outcome": a.outcome, "why": a.why, "cure": a.cure or None} for a in one.merging],
         },
     }  # fmt: skip
+
+
+def _finite(number: float | None) -> float | None:
+    """The number, if JSON has it: a config may say NaN and Infinity."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def render_json(one: Inspection) -> str:

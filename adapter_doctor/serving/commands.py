@@ -80,12 +80,12 @@ def _values(profile: Profile, outlook: Outlook, cases: Sequence[Case]) -> dict[s
     try:
         scalings = trained(cases[0])
         ratios = {round(ratio, 9) for ratio in factors(cases[0], scaling).values()} if scaling else set()
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ArithmeticError):
         return values
     if len(scalings) == 1:
         values["scale"] = f"{scalings.pop():.6g}"
     if ratios == {1.0}:
         values["plain"] = ""
-    elif len(ratios) == 1:
-        values["factor"] = f"{1 / ratios.pop():.6g}"
+    elif len(ratios) == 1 and (ratio := ratios.pop()):
+        values["factor"] = f"{1 / ratio:.6g}"
     return values

@@ -6,6 +6,7 @@ read and differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -209,8 +210,11 @@ def _scaled(profile: Profile, version: str, case: Case) -> Iterator[Effect]:
         return
     try:
         ratios = factors(case, scaling)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         yield Effect("scaling", "unknown", f"the config's ranks and alphas cannot be followed: {error}")
+        return
+    if not all(map(math.isfinite, ratios.values())):
+        yield Effect("scaling", "unknown", "the config's alphas make a scaling that is no finite number")
         return
     off = {module: ratio for module, ratio in ratios.items() if abs(ratio - 1) > 1e-6}
     if not off:
@@ -220,7 +224,7 @@ def _scaled(profile: Profile, version: str, case: Case) -> Iterator[Effect]:
     why = f"{len(off)} of {len(ratios)} modules are scaled by {amount} of what was trained: {scaling.why}"
     uniform = len(off) == len(ratios) and abs(high - low) < 1e-9
     fix = f"`adapter-doctor fix BASE ADAPTER --for {profile.engine} --output DIR` puts the scaling into `lora_B`"
-    if scaling.knob and uniform:
+    if scaling.knob and uniform and low:
         fix = f"pass {scaling.knob.format(factor=f'{1 / low:.6g}')}, or {fix}"
     yield Effect(
         "scaling", "wrong", why, factors=(low, high), fix=fix, evidence=scaling.evidence, source=scaling.source
