@@ -142,9 +142,11 @@ def test_second_upload_of_the_same_adds_to_what_is_there(hub: WritableHub, adapt
 
 def test_names_that_are_patterns_are_sent_as_they_are(hub: WritableHub, adapter: Path) -> None:
     (adapter / "loss [1].png").write_bytes(b"\x89PNG")
+    (adapter / "*").write_bytes(b"\x89PNG")
+    (adapter / "?env").write_bytes(b"\x89PNG")
     run(adapter)
 
-    assert sorted(hub.commits_made[0][1]) == [*SENT, "loss [1].png"]
+    assert sorted(hub.commits_made[0][1]) == sorted([*SENT, "*", "?env", "loss [1].png"])
 
 
 # --------------------------------------------------------------------------------------------------- it is refused
@@ -414,6 +416,12 @@ def test_no_secret_is_seen_where_there_is_none(tmp_path: Path) -> None:
     names = [path.name for path in adapter.iterdir()]
 
     assert secrets(adapter, names).found == ()
+
+
+def test_secret_in_a_text_that_powershell_wrote_is_found(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text(f"one\ntoken {TOKEN}\n", "utf-16")
+
+    assert [(one.line, one.kind) for one in secrets(tmp_path, ["log.txt"]).found] == [(2, "Hugging Face token")]
 
 
 def test_large_text_is_searched_in_part_and_that_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def send(
         info = api.upload_folder(
             repo_id=repo,
             folder_path=folder,
-            allow_patterns=[name.replace("[", "[[]") for name in contents.files],
+            allow_patterns=[escape(name) for name in contents.files],  # names, not patterns
             commit_message=message,
             commit_description=description,
             revision=revision,

@@ -47,11 +47,12 @@ def secrets(folder: Path, names: Iterable[str]) -> Secrets:
         except OSError:
             unread.append(name)
             continue
-        if b"\0" in start[:8192]:
+        encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"  # as PowerShell's `>` writes
+        if encoding == "utf-8" and b"\0" in start[:8192]:
             continue
         if len(start) > MOST_BYTES:
             unread.append(name)
-        for number, line in enumerate(start[:MOST_BYTES].decode("utf-8", "replace").splitlines(), 1):
+        for number, line in enumerate(start[:MOST_BYTES].decode(encoding, "replace").splitlines(), 1):
             for at in range(0, len(line), _LONGEST_LINE):
                 for kind, value in _in_line(line[max(0, at - 200) : at + _LONGEST_LINE]):
                     found.setdefault((name, number, value), Secret(name, number, kind, _masked(value)))
