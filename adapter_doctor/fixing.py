@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from adapter_doctor import knowledge
 from adapter_doctor.comparison import compare
 from adapter_doctor.doctor import Examination, examine, judged
-from adapter_doctor.errors import DoctorError, os_error_sentence
+from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
     AdapterConfig,
     AdapterFolder,
@@ -80,6 +81,10 @@ def fix(
         raise DoctorError(
             "a repair is written to a folder of its own, and none was given", "--output DIR, or --dry-run"
         )
+    if not time_limit > 0:
+        raise DoctorError(f"the time limit is {time_limit:g} seconds, expected more than 0")
+    if for_peft is not None and not knowledge.is_version(for_peft):
+        raise DoctorError(f"{for_peft!r} is no release of PEFT", f"--for-peft {knowledge.releases()[-1]}")
     place = writing.checked_place(Path(output)) if output is not None else None
     wishes = Wishes(for_peft, frozenset(losing))
     engine = destination(for_engine)
@@ -96,7 +101,7 @@ def fix(
             )
         except CannotMend as why:
             return Repair("refused", before, why=str(why), advice=_advice(before, found))
-        refusal = None if engine.exports and before.cause is None else _refusal(before, draft)
+        refusal = None if engine.exports and before.cause is None else _refusal(before, draft, facts)
         if refusal is not None:
             return replace(refusal, advice=_advice(before, found))
         if dry_run or place is None:
@@ -104,13 +109,20 @@ def fix(
         return _written(found, draft, before, place, options, engine)
 
 
-def _refusal(before: Report, draft: Draft) -> Repair | None:
-    """The answer where there is no step to take: all is well, or nothing can be done."""
+def _refusal(before: Report, draft: Draft, facts: Facts) -> Repair | None:
+    """The answer where there is no step to take: all is well, that cannot be told, or nothing can be done."""
     if draft.steps:
         return None
-    if before.cause is None:
+    if before.cause is None and before.verdict == "compatible":
         return Repair("healthy", before, None, draft)
-    why = "; ".join(draft.obstacles) or f"no repair is known for {before.cause.rule.code} {before.cause.rule.name}"
+    fits = facts.get(Comparison)
+    why = "; ".join(draft.obstacles)
+    if not why and before.cause is None:
+        why = f"whether there is anything to mend could not be told: {before.summary.removeprefix('undetermined: ')}"
+    elif not why and isinstance(fits, Missing):
+        why = f"what would fit could not be measured: {fits.why}"
+    elif not why and before.cause is not None:
+        why = f"no repair is known for {before.cause.rule.code} {before.cause.rule.name}"
     return Repair("refused", before, None, draft, why=why)
 
 
@@ -210,8 +222,8 @@ def _written(
     with writing.workplace(place) as folder:
         try:
             writing.write(draft, found.adapter, folder)
-        except OSError as error:
-            raise DoctorError(f"the copy could not be written: {os_error_sentence(error)}; nothing is left of it") from None  # fmt: skip
+        except CannotMend as trouble:
+            return Repair("refused", before, None, draft, why=str(trouble), advice=_advice(before, found))
         own: dict[str, Any] = {name: value for name, value in options.items() if name not in _OPENING}
         again = examine(found.base, DiskSource(folder, str(place)), **own)
         again = replace(again, facts=engine.asked_of(again.facts, again.reference))

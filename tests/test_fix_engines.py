@@ -204,6 +204,21 @@ def test_without_the_converter_ollama_gets_nothing(
     assert "convert_lora_to_gguf.py is not on the PATH" in repair.why
 
 
+def test_modelfile_names_the_base_by_a_path_that_holds_from_the_copys_folder(
+    clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ollama looks for `FROM` and `ADAPTER` from the Modelfile's own folder."""
+    (tmp_path / gguf.CONVERTER).write_text("import sys; open(sys.argv[sys.argv.index('--outfile') + 1], 'w').close()")
+    monkeypatch.setenv(gguf.FOLDER, str(tmp_path))
+    base = clinic.base("llama")
+    monkeypatch.chdir(base.parent)
+    repair = fix(base.name, clinic.healthy("llama"), tmp_path / "copy", for_engine="ollama")
+
+    assert repair.state == "mended", repair.why
+    named = (tmp_path / "copy" / "Modelfile").read_text().splitlines()[0].removeprefix("FROM ")
+    assert (tmp_path / "copy" / named / "config.json").is_file()
+
+
 def test_several_engines_or_none_are_wrong_usage(clinic: Clinic, tmp_path: Path) -> None:
     with pytest.raises(DoctorError, match="for one engine"):
         fix(clinic.base("llama"), clinic.healthy("llama"), tmp_path / "copy", for_engine="all")

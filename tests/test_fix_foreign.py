@@ -219,6 +219,36 @@ def test_kohya_and_diffusers(style: str, name: str, root: Path, child: LoadingCh
     proven(root, name, folder, by_hand(one, changes), child, tmp_path / "out")
 
 
+_Q, _K = "model.layers.0.self_attn.q_proj", "lora_model_layers_0_self_attn_q_proj"
+_T, _M = "layers.0.attn.q_proj", "layers.0.attention.wq"
+
+
+@pytest.mark.parametrize(
+    ("state", "config"),
+    [
+        ({f"{_K}.alpha": (), f"{_K}.lora_down.weight": (4, 32), f"{_K}.lora_up.weight": (32, 4)}, {}),
+        ({f"{_Q}.lora_a": (32, 0), f"{_Q}.lora_b": (0, 32)}, {"lora_parameters": {"scale": 2.0, "alpha": 4}}),
+        ({f"{_Q}.lora_a": (32, 4), f"{_Q}.lora_b": (4, 32)}, {"lora_parameters": {"scale": 1e308, "alpha": 1e308}}),
+        ({f"{_T}.lora_a.weight": (4, 32), f"{_T}.lora_b.weight": (32,)}, {"r": 4, "lora_alpha": 8}),
+        ({f"{_T}.lora_a.weight": (4, 32), f"{_T}.lora_b.weight": (32, 4)}, {"r": 4, "lora_alpha": 10**400}),
+        ({f"{_M}.lora_A.weight": (4, 32), f"{_M}.lora_B.weight": (32, 4, 1)}, {}),
+    ],
+)
+def test_factors_and_scalings_that_are_none_are_refused_in_a_sentence(
+    state: dict[str, tuple[int, ...]], config: dict[str, Any], root: Path, child: LoadingChild, tmp_path: Path
+) -> None:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    save_file({key: torch.full(shape, torch.nan if not shape else 1.0) for key, shape in state.items()}, folder / "adapters.safetensors")  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "params.json").write_text('{"lora": {"scaling": 2.0}}')
+
+    repair = fix(base(root, "llama"), folder, tmp_path / "out", child=child, cache=False)
+
+    assert (repair.state, repair.exit_code) == ("refused", 1)
+    assert json.dumps(repair.to_dict(), allow_nan=False, default=str)
+
+
 @pytest.mark.parametrize(
     ("state", "config", "why"),
     [

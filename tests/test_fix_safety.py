@@ -144,6 +144,74 @@ def test_an_output_folder_that_holds_something_is_refused(places: tuple[Path, Pa
     assert (taken / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output": "~nobody-of-this-name/out"},
+        {"time_limit": float("nan")},
+        {"time_limit": -1.0},
+        {"for_peft": "newest"},
+    ],
+)
+def test_options_that_mean_nothing_are_wrong_usage(options: dict[str, Any], places: tuple[Path, Path], tmp_path: Path) -> None:  # fmt: skip
+    with pytest.raises(DoctorError):
+        fix(*places, **{"output": tmp_path / "out", **options})
+
+
+def test_an_adapter_that_could_not_be_loaded_is_not_called_whole(places: tuple[Path, Path], tmp_path: Path) -> None:
+    for folder in (places[1], broken(places, tmp_path / "broken")):
+        repair = fix(places[0], folder, tmp_path / "out", python="/nonexistent/python", cache=False)
+
+        assert repair.state == "refused"
+        assert repair.exit_code == (3 if folder == places[1] else 1)
+        assert "/nonexistent/python could not be started" in repair.why
+
+
+def test_a_link_that_leads_nowhere_and_metadata_that_no_encoding_has_hinder_nothing(
+    places: tuple[Path, Path], child: LoadingChild, tmp_path: Path
+) -> None:
+    folder = broken(places, tmp_path / "broken")
+    (folder / "notes.txt").symlink_to("nowhere")
+    raw = (folder / WEIGHTS).read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + length].replace(b'"mine"', b'"\\ud800"')
+    (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])
+
+    repair = fix(places[0], folder, tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "mended", str(repair)
+    assert sorted(contents(tmp_path / "out")) == ["README.md", CONFIG, WEIGHTS]
+
+
+def test_tensors_of_less_than_a_byte_are_not_rearranged(
+    places: tuple[Path, Path], child: LoadingChild, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(places[1], tmp_path / "four-bits"))
+    header: dict[str, Any] = {}
+    at = 0
+    for key, value in load_file(folder / WEIGHTS).items():
+        size = value.numel() // 2
+        header[key] = {"dtype": "F4", "shape": list(value.shape[::-1]), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    (folder / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + bytes(at))
+
+    repair = fix(places[0], folder, tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "refused"
+    assert [path.name for path in tmp_path.iterdir()] == ["four-bits"]
+
+
+def test_settings_that_json_does_not_have_are_text(
+    places: tuple[Path, Path], child: LoadingChild, tmp_path: Path
+) -> None:
+    folder = broken(places, tmp_path / "broken")
+    edit(folder, alpha_pattern={r"model\.layers\.0\.self_attn\.q_proj": float("nan")})
+    repair = fix(places[0], folder, tmp_path / "out", child=child, cache=False)
+
+    assert json.dumps(repair.to_dict(), allow_nan=False, default=str)
+
+
 def test_an_empty_output_folder_is_used(places: tuple[Path, Path], child: LoadingChild, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
 

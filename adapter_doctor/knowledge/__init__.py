@@ -140,6 +140,11 @@ def release_at(version: str) -> str:
     return max((release for release in releases() if _numbers(release) <= numbers), key=_numbers, default=releases()[0])
 
 
+def is_version(version: str) -> bool:
+    """Whether a text is a version's number at all."""
+    return bool(_numbers(version))
+
+
 @cache
 def import_breaks() -> tuple[ImportBreak, ...]:
     """The pairs of PEFT and transformers that are installed without complaint and do not import together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,15 @@ def _landing(report: Report, landed: Any) -> str:
     return report.summary
 
 
+def _plain(value: Any) -> Any:
+    """``value`` with NaN and infinity as text: a config may hold them, and JSON has none."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def to_dict(repair: Repair) -> dict[str, Any]:
     """JSON-ready data, schema 1. Fields may be added; none changes its meaning within a schema."""
     draft = repair.draft
@@ -78,7 +88,7 @@ def to_dict(repair: Repair) -> dict[str, Any]:
         "plan": [
             {
                 "mends": step.code, "what": step.what, "loses": step.loss, "renames": dict(step.renames),
-                "makes": sorted(step.makes), "drops": sorted(step.drops), "settings": dict(step.settings),
+                "makes": sorted(step.makes), "drops": sorted(step.drops), "settings": _plain(dict(step.settings)),
                 "unset": sorted(step.unset),
             }
             for step in (draft.steps if draft else ())

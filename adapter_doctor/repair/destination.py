@@ -70,7 +70,7 @@ class Destination:
             output = folder / f"{place.name}.gguf"
             gguf.convert(folder, root, output, python=options.get("python"), time_limit=options["time_limit"])
             if self.modelfile:
-                text = f"FROM {' '.join(base.reference.split())}\nADAPTER ./{output.name}\n"
+                text = f"FROM {' '.join(str(root.resolve()).splitlines())}\nADAPTER ./{output.name}\n"
                 (folder / "Modelfile").write_text(text, encoding="utf-8")
         yield folder
 

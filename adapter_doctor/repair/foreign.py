@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -46,6 +47,8 @@ def convert(case: Case) -> Step | None:
                 return _step(case, found, base)
     except CannotMend as why:
         raise Hopeless(str(why)) from None
+    except ArithmeticError:
+        raise Hopeless("its alpha, scale and rank make a scaling that is no finite number") from None
     return None
 
 
@@ -56,6 +59,8 @@ def _step(case: Case, found: Converted, base: BaseModules) -> Step:
     for module, one in found.factors.items():
         if one.down is None or one.up is None or one.scaling is None:
             raise CannotMend(f"{module} has one factor of two, or no scaling")
+        if not math.isfinite(one.scaling):
+            raise CannotMend(f"{module} would be scaled by {one.scaling}, which is no finite number")
         if len(one.down.shape) < 2 or len(one.up.shape) < 2 or one.down.shape[0] != one.up.shape[1]:
             raise CannotMend(f"the factors of {module} are {list(one.down.shape)} and {list(one.up.shape)}, no pair of matrices")  # fmt: skip
         there = base.modules.get(module)
@@ -260,6 +265,8 @@ def _halved(case: Case, name: str, up: Recipe) -> Recipe:
     base = case.facts.get(BaseConfig)
     key = "num_key_value_heads" if name.endswith("k_proj") else "num_attention_heads"
     heads = base.number(key, "num_attention_heads") if isinstance(base, BaseConfig) else None
+    if len(up.shape) != 2:
+        raise CannotMend(f"a factor of {name} is {list(up.shape)}, no matrix")
     rows, rank = up.shape
     if not heads or rows % (2 * heads):
         raise CannotMend(f"{name} has {rows} rows, which its {heads} heads do not divide")

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from adapter_doctor.formats.bit_patterns import PATTERNS
 from adapter_doctor.formats.safetensors_header import BITS
+from adapter_doctor.repair.plan import CannotMend
 from adapter_doctor.repair.recipes import Cleaned, Diagonal, Joined, Kept, Permuted, Recipe, Rows, Scaled, Zeros
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ _TILE = 128
 
 
 def _kind(dtype: str) -> str:
+    if BITS[dtype] % 8:
+        raise CannotMend(f"{dtype} keeps several values in a byte, and is not rearranged here")
     return f"<u{BITS[dtype] // 8}"
 
 

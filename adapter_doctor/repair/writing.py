@@ -34,8 +34,8 @@ def checked_place(output: Path) -> Path:
     Raises:
         DoctorError: something is there already, or no folder can be made there.
     """
-    place = output.expanduser().absolute()
     try:
+        place = output.expanduser().absolute()
         if place.is_symlink() or (place.exists() and not place.is_dir()):
             raise DoctorError(f"{output} is there already, and is no folder", "give a folder that does not exist yet")
         if place.is_dir() and any(place.iterdir()):
@@ -44,6 +44,8 @@ def checked_place(output: Path) -> Path:
             raise DoctorError(f"the folder {place.parent} does not exist", f"mkdir -p {place.parent}")
     except OSError as error:
         raise DoctorError(f"{output} cannot be used: {os_error_sentence(error)}") from None
+    except RuntimeError:  # expanduser's, of a user that is not known
+        raise DoctorError(f"{output} begins with the home folder of nobody here", f"--output ./{output}") from None
     return place
 
 
@@ -85,6 +87,7 @@ def write(draft: Draft, source: Source, folder: Path) -> None:
 
     Raises:
         DoctorError: the disk is full, or a file cannot be read.
+        CannotMend: a tensor's format cannot be rearranged.
     """
     needed = sorted({info.file for recipe in draft.tensors.values() for info in leaves(recipe)})
     beside = files_beside(source)
@@ -93,7 +96,7 @@ def write(draft: Draft, source: Source, folder: Path) -> None:
         write_weights(draft, {name: paths[name] for name in needed}, folder / WEIGHTS)
         _write_config(draft, source, folder / CONFIG)
         for name in beside:
-            if is_own(paths[name], source):
+            if is_own(paths[name], source) and paths[name].is_file():  # a link may lead nowhere
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(paths[name], folder / name)
     except Unreachable as trouble:
@@ -137,7 +140,7 @@ def write_weights(draft: Draft, paths: Mapping[str, Path], path: Path) -> None:
         size = _size(recipe)
         header[name] = {"dtype": recipe.dtype, "shape": list(recipe.shape), "data_offsets": [at, at + size]}
         at += size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
     text += b" " * (-len(text) % 8)  # the values begin at a multiple of 8, as safetensors asks of writers
     with Reader(paths) as reader, path.open("wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
