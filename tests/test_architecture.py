@@ -269,11 +269,10 @@ def test_public_names_are_there_sorted_and_complete() -> None:
 
 
 _RUN = """
-import json, os, sys
-from adapter_doctor.cli import main
-sys.argv = ["adapter-doctor", *sys.argv[1:]]
+import json, sys
+from adapter_doctor.cli import application
 try:
-    main()
+    application(sys.argv[1:2] if not sys.argv[1].startswith("-") else ["check", "rules"])(sys.argv[1:])
 except SystemExit as end:
     code = end.code
 print("\\n" + json.dumps([code or 0, sorted({name.partition(".")[0] for name in sys.modules})]))

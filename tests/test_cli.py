@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -295,6 +296,15 @@ def test_help_and_version_exit_with_0(arguments: list[str]) -> None:
 
     assert (result.exit_code, result.stderr) == (0, "")
     assert (__version__ if "--version" in arguments else "Usage") in result.stdout
+
+
+@pytest.mark.parametrize(("redirection", "code"), [("> /dev/full", 2), (">&-", 0), (">&- 2>&-", 0), ("| true", 0)])
+def test_output_that_cannot_be_written_is_no_crash(base: Path, sound: Path, redirection: str, code: int) -> None:
+    command = shlex.join([*MAIN, "check", str(base), str(sound), "--load", "no", "--no-cache"])
+    done = subprocess.run(["bash", "-c", f"{command} {redirection}"], capture_output=True, text=True)
+
+    assert done.returncode == code
+    assert done.stderr == ("error: the output cannot be written: the disk is full\n" if code else "")
 
 
 def test_unlimited_time_is_no_crash(base: Path, sound: Path, tmp_path: Path) -> None:

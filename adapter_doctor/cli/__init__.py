@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -41,10 +46,26 @@ def _root(version: bool = typer.Option(False, "--version", help="Show the versio
         raise typer.Exit
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line. What the terminal's encoding cannot show is written as an escape."""
+    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    gc.set_threshold(100_000, 50, 50)  # a run keeps nearly all that it reads: looking for what to free finds nothing
     named = sys.argv[1:2]
-    application(named if named and named[0] in COMMANDS else COMMANDS)()
+    try:
+        application(named if named and named[0] in COMMANDS else COMMANDS)()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    else:
+        code = 0
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: to take every module and object apart first is a tenth of a small check, and changes nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads any more
+            stream.flush()
+    os._exit(code)

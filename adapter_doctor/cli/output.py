@@ -58,6 +58,8 @@ def say(text: str) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(141) from None
+    except OSError as error:
+        usage_error(DoctorError(f"the output cannot be written: {os_error_sentence(error)}"))
 
 
 def columns() -> int:
