@@ -48,6 +48,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Show the versio
 
 def main() -> NoReturn:
     """Run the command line. What the terminal's encoding cannot show is written as an escape."""
+    sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115
     sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
