@@ -260,6 +260,8 @@ def without_newer_fields(folder: Path, version: str) -> None:
 def disagreement(real: Truth, report: Any) -> str:
     """How a loaded report differs from the truth; empty where it does not."""
     fine = report.verdict == "compatible"
+    if real.forward and not fine:
+        return ""  # it loads, and cannot be used
     if report.verdict == "undetermined":
         return f"undetermined: {report.open_questions[:1]}"
     if fine != real.works and not any(one.rule.code in ("AD213", "AD214", "AD118", "AD120") for one in report.findings):
@@ -336,6 +338,7 @@ def main() -> None:
             else:
                 trouble = disagreement(real, report)
             tally["works" if real.works else "broken"] += 1
+            tally["loads, and its first pass fails unforeseen"] += bool(real.forward and report.verdict == "compatible")
             if trouble:
                 tally["DISAGREE"] += 1
                 print(

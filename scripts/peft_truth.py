@@ -40,6 +40,7 @@ class Truth:
     ignored: int = 0
     left: int = 0
     overwritten: int = 0
+    forward: str = ""  # what the first pass with a learnt prompt raises: one of any size loads
 
     @property
     def works(self) -> bool:
@@ -58,8 +59,7 @@ def truth(base: Any, folder: Path) -> Truth:
         model = peft.PeftModel.from_pretrained(base, folder)
     except Exception as error:
         return Truth(raised=f"{type(error).__name__}: {str(error)[:100]}")
-    if model.active_peft_config.is_prompt_learning and (error := refusal_to_run(model)):
-        return Truth(raised=error)  # a prompt of any size loads, and meets the model's layers in the first pass only
+    forward = refusal_to_run(model) if model.active_peft_config.is_prompt_learning else ""
     saved = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     names = {name.replace(".base_layer", "").replace(".original_module", ""): parameter
              for name, parameter in model.get_base_model().named_parameters()}  # fmt: skip
@@ -81,10 +81,16 @@ def truth(base: Any, folder: Path) -> Truth:
     twins = Counter(value.numpy().tobytes() for value in file.values())  # of shared tensors the values tell nothing
     landed = [
         key for key, value in file.items()
-        if is_echo(key, file) or (key in saved if twins[value.numpy().tobytes()] > 1 else inside(value, present))
+        if is_echo(key, file)
+        or (kept_there(saved.get(key), value) if twins[value.numpy().tobytes()] > 1 else inside(value, present))
     ]  # fmt: skip
     left = [key for key, value in saved.items() if not inside(value, given) and not is_echo(key, saved)]
-    return Truth("", len(landed), len(file) - len(landed), len(left), len(overwritten))
+    return Truth("", len(landed), len(file) - len(landed), len(left), len(overwritten), forward)
+
+
+def kept_there(saved: Any, value: Any) -> bool:
+    """Whether PEFT would save the very values at this name again; a shape that it changes on loading is no matter."""
+    return saved is not None and (saved.shape != value.shape or bool(np.array_equal(bits(saved), bits(value))))
 
 
 def refusal_to_run(model: Any) -> str:
