@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
 
-from adapter_doctor.findings import Hit
+from adapter_doctor.findings import Hit, masked
 
 Shape = tuple[int, ...]
 
@@ -26,6 +26,9 @@ class Missing:
 
     why: str
     waived: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "why", masked(self.why))
 
 
 @dataclass(frozen=True, slots=True)

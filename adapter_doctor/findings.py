@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,15 @@ class Severity(enum.IntEnum):
         return self.name.lower()
 
 
+_SECRETS = re.compile(r"\bhf_[A-Za-z0-9]{16,}|(?<=://)[^/\s@]{1,500}(?=@)")
+"""Tokens of the Hub, and the user and password in a web address."""
+
+
+def masked(text: str) -> str:
+    """``text`` without the secrets that a stranger's config or a path may hold: a report is passed on."""
+    return _SECRETS.sub(lambda found: "hf_…" if found[0].startswith("hf_") else "…", text)
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One sighting of a defect: it speaks for a whole class of tensors or fields, not for one of them.
@@ -38,6 +48,12 @@ class Hit:
     examples: tuple[str, ...] = ()
     fix: str | None = None
     repairable: bool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", masked(self.message))
+        object.__setattr__(self, "examples", tuple(map(masked, self.examples)))
+        if self.fix is not None:
+            object.__setattr__(self, "fix", masked(self.fix))
 
 
 class Undecided(Exception):

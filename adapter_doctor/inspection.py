@@ -18,6 +18,7 @@ from adapter_doctor.facts import (
     Missing,
     WeightsFiles,
 )
+from adapter_doctor.findings import masked
 from adapter_doctor.formats.base_names import is_local_path
 from adapter_doctor.identity import Identity, identify
 from adapter_doctor.knowledge import origin
@@ -98,7 +99,7 @@ def build(facts: Facts, reference: str, base: str | None) -> Inspection:
     if isinstance(config, AdapterConfig):
         found["written_by"], found["readable_since"] = origin(config.raw)
         found |= {
-            "peft_type": config.peft_type, "task_type": config.task_type, "named": config.base_name,
+            "peft_type": config.peft_type, "task_type": config.task_type, "named": masked(config.base_name),
             "means": known_as(config.base_name) if config.base_name else None,
         }  # fmt: skip
     if isinstance(tensors, AdapterTensors):

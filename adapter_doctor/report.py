@@ -25,7 +25,7 @@ from adapter_doctor.facts import (
     Serving,
     WeightsFiles,
 )
-from adapter_doctor.findings import Severity
+from adapter_doctor.findings import Severity, masked
 from adapter_doctor.knowledge import origin
 from adapter_doctor.picture import Picture, draw
 from adapter_doctor.suppression import Suppressed
@@ -158,7 +158,7 @@ def build(
     environment, weights, modules = facts.get(Environment), facts.get(WeightsFiles), facts.get(BaseModules)
     loaded = isinstance(outcome, LoadOutcome) and not outcome.died
     adapter: dict[str, Any] = {
-        "reference": folder.reference if isinstance(folder, AdapterFolder) else None,
+        "reference": masked(folder.reference) if isinstance(folder, AdapterFolder) else None,
         "revision": folder.revision if isinstance(folder, AdapterFolder) else None,
         "peft_type": config.peft_type or None if isinstance(config, AdapterConfig) else None,
         "task_type": config.task_type or None if isinstance(config, AdapterConfig) else None,
@@ -171,7 +171,7 @@ def build(
     told = origin(config.raw) if isinstance(config, AdapterConfig) else (None, None)
     adapter["written_by"], adapter["readable_since"] = told
     base = {
-        "reference": base_reference or None,
+        "reference": masked(base_reference) or None,
         "revision": base_folder.revision if isinstance(base_folder, BaseFolder) else None,
         "model_type": base_config.model_type or None if isinstance(base_config, BaseConfig) else None,
         "quantization": base_config.quantization_method if isinstance(base_config, BaseConfig) else None,
@@ -202,7 +202,16 @@ def build(
     serving = facts.get(Serving)
     outlooks = serving.outlooks if isinstance(serving, Serving) else ()
     return Report(
-        diagnose(outcomes), examined, base, adapter, versions, landed, tuple(notes), suppressed, outlooks, draw(facts)
+        diagnose(outcomes),
+        examined,
+        base,
+        adapter,
+        versions,
+        landed,
+        tuple(map(masked, notes)),
+        suppressed,
+        outlooks,
+        draw(facts),
     )
 
 

@@ -298,6 +298,23 @@ def test_help_and_version_exit_with_0(arguments: list[str]) -> None:
     assert (__version__ if "--version" in arguments else "Usage") in result.stdout
 
 
+@pytest.mark.parametrize("form", ["text", "json", "html", "sarif", "github", "junit", "markdown"])
+def test_token_in_a_config_is_shown_in_no_report(base: Path, tmp_path: Path, form: str) -> None:
+    secret = "hf_" + "aB3" * 11
+    adapter = write_adapter(
+        tmp_path / "adapter",
+        base_model_name_or_path=f"https://user:{secret}@huggingface.co/a/b",
+        target_modules=[f"/home/{secret}/x"],
+        revision=secret,
+    )
+
+    for arguments in ([base, adapter], [adapter]):
+        result = static(*arguments, "--format", form, "--offline")
+        assert result.exit_code in (1, 3)
+        assert secret not in result.stdout + result.stderr
+    assert secret not in run("inspect", adapter).stdout + run("inspect", adapter, "--format", "json").stdout
+
+
 @pytest.mark.parametrize(("redirection", "code"), [("> /dev/full", 2), (">&-", 0), (">&- 2>&-", 0), ("| true", 0)])
 def test_output_that_cannot_be_written_is_no_crash(base: Path, sound: Path, redirection: str, code: int) -> None:
     command = shlex.join([*MAIN, "check", str(base), str(sound), "--load", "no", "--no-cache"])
