@@ -94,7 +94,7 @@ class Reader:
                 raise OSError(f"{name} ends at {start:,} bytes, expected {end:,}")
             start += done
 
-    def _blocks(self, recipe: Recipe) -> Iterator[bytes]:
+    def _blocks(self, recipe: Recipe) -> Iterator[bytes | memoryview]:
 
         whole = self.array(recipe)
         step = max(1, CHUNK // max(1, whole[:1].nbytes) // 8 * 8) if whole.ndim else 1
@@ -169,32 +169,23 @@ def _floats(bits: Array, dtype: str) -> Array:
     return bits.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype("<f8")
 
 
-def _packed(rows: Array) -> bytes:
-    """The rows as bytes. A transposed matrix is turned tile by tile, and several narrow elements at once.
-
-    Element by element each would be a cache miss; four of two bytes move as one of eight, and are then told apart.
-    """
+def _packed(rows: Array) -> bytes | memoryview:
+    """The rows as bytes. A transposed matrix is turned tile by tile: row by row, each element would be a cache miss."""
     import numpy as np
 
     if rows.ndim != 2 or abs(rows.strides[0]) >= abs(rows.strides[1]):
         return np.ascontiguousarray(rows).tobytes()
-    source = rows.T
-    many = 8 // source.itemsize
-    if source.shape[1] % many or source.strides[1] != source.itemsize:
-        return np.ascontiguousarray(rows).tobytes()
-    wide = source.view("<u8")
-    turned = np.empty(wide.shape[::-1], "<u8")
-    for top in range(0, turned.shape[0], _TILE):
-        for left in range(0, turned.shape[1], _TILE):
-            turned[top : top + _TILE, left : left + _TILE] = wide[left : left + _TILE, top : top + _TILE].T
     out = np.empty(rows.shape, rows.dtype)
-    parts = turned.view(rows.dtype).reshape(*turned.shape, many)
-    for number in range(many):
-        out[number::many] = parts[:, :, number]
-    return out.tobytes()
+    tall, wide = _TILE
+    for top in range(0, len(rows), tall):
+        for left in range(0, rows.shape[1], wide):
+            tile = slice(top, top + tall), slice(left, left + wide)
+            out[tile] = rows[tile]
+    return out.data.cast("B")
 
 
-_TILE = 128
+_TILE = 64, 512
+"""Rows and columns; measured fastest of 16 to 768 by 32 to 2048 for elements of one, two and four bytes."""
 
 
 def _kind(dtype: str) -> str:
