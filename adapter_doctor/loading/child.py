@@ -557,8 +557,8 @@ def outdone(seen, landed):
         keys = [key_at[name] for name in names if key_at.get(name) in landed and key_at[name] in seen.file]
         if len(keys) < 2 or any(seen.file[key].is_meta for key in keys):
             continue
-        last = seen.file[keys[-1]]
-        lost.update(key for key in keys if not torch.equal(seen.file[key], last) and not torch.isnan(last).any())
+        held = [seen.file[key].contiguous().reshape(-1).view(torch.uint8) for key in keys]
+        lost.update(key for key, one in zip(keys, held) if len(one) == len(held[-1]) and not torch.equal(one, held[-1]))
     return lost
 
 
