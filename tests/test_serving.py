@@ -212,6 +212,17 @@ def test_all_engines_are_a_line_each_and_do_not_judge(tmp_path: Path) -> None:
     assert all(re.search(rf"^  {re.escape(engine)} +\S+ +\S", output, re.M) for engine in engines())
 
 
+@pytest.mark.parametrize("form", ["html", "markdown"])
+def test_engines_stand_in_a_page_and_in_a_comment_too(form: str, tmp_path: Path) -> None:
+    base, adapter = patients.write(tmp_path)
+    _, without = run(str(base), str(adapter), "--format", form)
+    _, output = run(str(base), str(adapter), "--format", form, "--for", "all", "--for", "vllm")
+
+    assert "In serving engines" not in without
+    assert all(re.search(rf"^(<pre>)?{re.escape(engine)} +\S+ +\S", output, re.M) for engine in engines())
+    assert "vllm serve" in output
+
+
 def test_engines_are_asked_without_heavy_libraries_and_at_once(tmp_path: Path) -> None:
     base, adapter = patients.write(tmp_path)
     program = (

@@ -11,6 +11,7 @@ from typing import Any
 from adapter_doctor.diagnosis import Finding
 from adapter_doctor.render.drawing import Drawing, drawing
 from adapter_doctor.render.header import rows
+from adapter_doctor.render.serving import lines
 from adapter_doctor.render.visible import visible
 from adapter_doctor.report import Report
 from adapter_doctor.rules import Rule
@@ -48,6 +49,7 @@ def _values(report: Report) -> dict[str, Any]:
         "rows": rows(report),
         "cause": report.cause,
         "rest": [one for one in report.findings if one is not report.cause],
+        "engines": [line for line, _ in lines(report.serving)],
         "unexamined": sorted(unexamined.items()),
         "drawing": shown,
         "files": sorted(files.items()),

@@ -6,6 +6,7 @@ import re
 
 from adapter_doctor.diagnosis import Finding
 from adapter_doctor.render.header import rows
+from adapter_doctor.render.serving import lines as engines
 from adapter_doctor.render.visible import visible
 from adapter_doctor.report import Report
 
@@ -33,6 +34,8 @@ def render(report: Report) -> str:
             lines.append(f"- {one.rule.severity.label} {one.rule.code} {one.rule.name}{after}: ")
             lines[-1] += "; ".join(code(hit.message) for hit in one.hits[:5])
         lines += ["", "</details>", ""]
+    if report.serving:
+        lines += ["### In serving engines", "", *_fenced("\n".join(line for line, _ in engines(report.serving))), ""]
     lines += [
         f"- ignored {one.rule.code} {one.rule.name} ({len(one.hits)}): {code(one.reason)}" for one in report.suppressed
     ]
@@ -53,7 +56,10 @@ def _block(finding: Finding) -> list[str]:
         for hit in finding.hits[:5]
         for line in (f"{hit.where}: {hit.message}" if hit.where else hit.message, *(f"    {x}" for x in hit.examples))
     )
-    text = visible(f"{text}\n\nfix: {finding.hits[0].fix or finding.rule.fix}")
+    return _fenced(visible(f"{text}\n\nfix: {finding.hits[0].fix or finding.rule.fix}"))
+
+
+def _fenced(text: str) -> list[str]:
     fence = "`" * max(3, _longest_run(text) + 1)
     return [f"{fence}text", text, fence]
 
