@@ -204,6 +204,14 @@ def test_engine_that_serves_wrongly_makes_the_check_fail(tmp_path: Path) -> None
     assert "16 of 16 modules are scaled by 0.3536 of what was trained" in " ".join(output.split())
 
 
+def test_version_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
+    base, adapter = patients.write(tmp_path)
+    code, output = run(str(base), str(adapter), "--for", "vllm@newest")
+
+    assert (code, "'newest' is no version of vLLM" in output) == (2, True)
+    assert run(str(base), str(adapter), "--for", "vllm@0.33.0rc1")[0] == 0
+
+
 def test_all_engines_are_a_line_each_and_do_not_judge(tmp_path: Path) -> None:
     base, adapter = patients.write(tmp_path)
     code, output = run(str(base), str(adapter), "--for", "all")

@@ -18,7 +18,7 @@ from adapter_doctor.facts import (
     Serving,
     WeightsFiles,
 )
-from adapter_doctor.knowledge.profiles import Profile, engines, profile
+from adapter_doctor.knowledge.profiles import Profile, engines, numbers, profile
 from adapter_doctor.serving.case import Case
 from adapter_doctor.serving.commands import commands
 from adapter_doctor.serving.foresee import foresee
@@ -32,7 +32,7 @@ def asked(entries: Iterable[str]) -> tuple[Asked, ...]:
     """The profiles, versions and whether each was asked for by name, for entries such as ``vllm@0.33.0`` and ``all``.
 
     Raises:
-        DoctorError: no profile has this name.
+        DoctorError: no profile has this name, or the engine no version like this.
     """
     found: dict[tuple[str, str | None], Asked] = {}
     for entry in entries:
@@ -41,6 +41,9 @@ def asked(entries: Iterable[str]) -> tuple[Asked, ...]:
             for one in engines():
                 found.setdefault((one, None), (profile(one), None, False))
         elif name in engines():
+            newest = profile(name).read[-1]
+            if version and version not in profile(name).read and numbers(newest) and not numbers(version):
+                raise DoctorError(f"{version!r} is no version of {profile(name).name}", f"--for {name}@{newest}")
             found[name, version or None] = (profile(name), version or None, True)
         else:
             raise DoctorError(f"no engine is called {entry!r}", f"--for {' | '.join((*engines(), 'all'))}")
