@@ -12,13 +12,15 @@ import hub_server
 import peft_types
 import pytest
 from hub_server import PROXY_PAGE, Fault, HubServer
+from safetensors.numpy import load_file, save
 
-from adapter_doctor import check, inspect
+from adapter_doctor import check, fix, inspect
 from adapter_doctor.loading.process import LoadingChild
 from adapter_doctor.report import Report
 from adapter_doctor.sources import hub_connection
 
 BASE, ADAPTER = "acme/tiny", "me/lora"
+WEIGHTS = "adapter_model.safetensors"
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -92,6 +94,23 @@ def test_base_is_taken_from_the_adapters_config(hub: HubServer, pair: tuple[Path
     report = check(None, ADAPTER, load="no", cache=False)
     assert report.verdict == "compatible", report.summary
     assert report.base["reference"] == BASE
+
+
+def test_adapter_on_the_hub_is_mended_into_a_folder_here(
+    hub: HubServer, pair: tuple[Path, Path], child: LoadingChild, tmp_path: Path
+) -> None:
+    state = {key.replace("model.", "model._orig_mod.", 1): value for key, value in load_file(pair[1] / WEIGHTS).items()}
+    raw = json.loads((pair[1] / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/root/train/base"}
+    files = {path.name: path.read_bytes() for path in pair[1].iterdir() if path.is_file()}
+    hub.add("me/compiled", files | {WEIGHTS: save(state), "adapter_config.json": json.dumps(raw).encode()})
+    repair = fix(BASE, "me/compiled", tmp_path / "mended", child=child, cache=False)
+
+    assert repair.state == "mended", repair.why
+    assert load_file(tmp_path / "mended" / WEIGHTS).keys() == load_file(pair[1] / WEIGHTS).keys()
+    assert json.loads((tmp_path / "mended" / "adapter_config.json").read_text())["base_model_name_or_path"] == BASE
+    assert {one.method for one in hub.seen} <= {"GET", "HEAD"}
+    assert not [one for one in hub.seen if BASE in one.path and WEIGHTS.removeprefix("adapter_") in one.path]
+    assert check(BASE, tmp_path / "mended", child=child, cache=False).verdict == "compatible"
 
 
 @pytest.mark.parametrize(
