@@ -528,6 +528,11 @@ class Comparison:
     shared_modules: int = 0
     adapter_modules: int = 0
 
+    @property
+    def of_another_size(self) -> bool:
+        """Whether the adapter's hidden size is not the base's: then names that nearly fit are chance."""
+        return any(one.name == "hidden size" and one.in_base and not one.agrees for one in self.dimensions)
+
 
 @dataclass(frozen=True)
 class LoadOutcome:

@@ -39,7 +39,7 @@ def experts_dropped(comparison: Comparison, tensors: AdapterTensors) -> Iterator
         ),
     ):
         keys = comparison.strays.get(reason, ())
-        if keys:
+        if keys and not comparison.of_another_size:
             yield Hit(
                 f"{len(keys)} of {len(tensors)} tensors {what}",
                 where=tensors.file,

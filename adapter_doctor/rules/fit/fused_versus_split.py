@@ -29,6 +29,6 @@ def fused_versus_split(comparison: Comparison, tensors: AdapterTensors) -> Itera
     rank r, split ones become a fused one of their summed rank.
     """
     keys = comparison.strays.get("fused", ())
-    if keys:
+    if keys and not comparison.of_another_size:
         yield Hit(f"{len(keys)} of {len(tensors)} tensors are for layers that are fused or split differently in the base",
                   where=tensors.file, count=len(keys), examples=some(keys))  # fmt: skip

@@ -75,7 +75,7 @@ def wrong_base(
     absent = comparison.strays.get("absent", ())
     wide = len(comparison.clashes.get("width", ()))
     throughout = len(apart) * 2 >= len(sizes) or wide * 2 >= comparison.adapter_modules
-    misfits = wide or absent or comparison.strays.get("layer")
+    misfits = wide or absent or any(comparison.strays.get(reason) for reason in ("layer", "fused", "experts"))
     if misfits and any(one.name == "hidden size" for one in apart) and throughout:
         yield Hit(f"the adapter's sizes are not the base's: {told}{same}", where=base.reference,
                   fix=_cure(config.base_name, base.reference, fitting))  # fmt: skip
