@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from adapter_doctor import fix
 from adapter_doctor.loading.process import LoadingChild
@@ -170,3 +171,37 @@ def test_layers_of_several_scalings_are_not_put_together(child: LoadingChild, tm
 
     assert repair.state == "refused"
     assert "several scalings" in repair.why
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("parameters", [["experts.gate_up_proj", "experts.down_proj"], ["experts.down_proj"]], ids=len)
+def test_factors_that_an_older_peft_laid_out_the_other_way_are_exchanged(
+    parameters: list[str], child: LoadingChild, tmp_path: Path
+) -> None:
+    """What PEFT 0.17.1 gave here for a parameter of (3, 10, 6): A (6, 10), B (6, 6), and the update of the copy's factors."""
+    base = build(
+        tmp_path / "base", "MixtralConfig", num_local_experts=4, num_experts_per_tok=2, intermediate_size=48,
+    )  # fmt: skip
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], target_parameters=parameters)
+    adapted = peft.get_peft_model(model(base), config)
+    for name, value in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(value)
+    adapted.save_pretrained(tmp_path / "new")
+    state = load_file(tmp_path / "new" / "adapter_model.safetensors")
+    old = dict(state)
+    for key in [key for key in state if "experts" in key and "lora_A" in key]:
+        other = key.replace("lora_A", "lora_B")
+        down, up = state[key], state[other]
+        old[key] = up.reshape(len(up), 2, 4).permute(2, 1, 0).reshape(8, len(up)).contiguous()
+        old[other] = down.reshape(4, 2, -1).permute(2, 1, 0).reshape(-1, 8).contiguous()
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    save_file(old, tmp_path / "old" / "adapter_model.safetensors", metadata={"format": "pt"})
+    repair = fix(base, tmp_path / "old", tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "mended", repair.why
+    assert repair.before.cause is not None
+    assert repair.before.cause.rule.code == "AD224"
+    mended = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert mended.keys() == state.keys()
+    assert all(torch.equal(mended[key], state[key]) for key in state)

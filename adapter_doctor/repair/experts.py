@@ -1,11 +1,11 @@
-"""The planner that takes stacked experts apart, for engines that look each expert up under a name of its own."""
+"""Planners for LoRA on stacked experts: taken apart for engines that look each one up, and turned from an old layout."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from adapter_doctor.facts import AdapterConfig, BaseCheckpoint, BaseModules, Missing, Shape
+from adapter_doctor.facts import AdapterConfig, BaseCheckpoint, BaseModules, Comparison, Missing, Shape
 from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.repair.layouts import Pair, keys_of, plain_number, plain_pairs
@@ -95,6 +95,40 @@ def _nothing(beside: Pair, out: int, into: int) -> Pair:
     """An update of zeros: engines and PEFT want all parts of an expert or none."""
     whole = beside[0].shape[0]
     return Zeros(beside[0].dtype, (whole, into)), Zeros(beside[1].dtype, (out, whole))
+
+
+def turn_experts(case: Case) -> Step | None:
+    """Factors of stacked experts as PEFT 0.17 to 0.19.0 laid them out, exchanged: it took a parameter's rows for inputs.
+
+    For a parameter (experts, d1, d2) it wrote lora_A (experts · r, d1) and lora_B (d2, r · experts), where from 0.19.1
+    on they are (experts · r, d2) and (d1, r · experts); each is the other's transpose, expert by expert.
+    """
+    base, comparison = case.facts.get(BaseModules), case.facts.get(Comparison)
+    if isinstance(base, Missing) or isinstance(comparison, Missing):
+        return None
+    clashing = {one.key for one in comparison.clashes.get("layout", ())}
+    makes: dict[str, Recipe] = {}
+    for module, (down, up) in plain_pairs(case).items():
+        names = [f"{PREFIX}{module}.lora_{half}.weight" for half in "AB"]
+        there = base.modules.get(module.removesuffix(".base_layer"))
+        counts = {shape[0] for shape in there.parameters.values() if len(shape) == 3} if there is not None else set()
+        if (
+            not clashing.issuperset(names)
+            or not module.endswith((".experts", ".experts.base_layer"))
+            or len(counts) != 1
+        ):
+            continue
+        experts = counts.pop()
+        rank = down.shape[0] // experts
+        if down.shape[0] != rank * experts or up.shape[1] != rank * experts:
+            raise CannotMend(f"{module} has factors of {down.shape} and {up.shape} for {experts} experts")
+        (_, rows), (columns, _) = down.shape, up.shape
+        makes[names[0]] = Permuted(up, (columns, rank, experts), (2, 1, 0), (experts * rank, columns))
+        makes[names[1]] = Permuted(down, (experts, rank, rows), (2, 1, 0), (rows, rank * experts))
+    if not makes:
+        return None
+    what = f"exchange the factors of {len(makes) // 2} stacks of experts, which PEFT 0.17 to 0.19.0 wrote the other way round"
+    return Step("AD224", what, makes=makes, drops=frozenset(makes))
 
 
 def _names(checkpoint: BaseCheckpoint) -> dict[tuple[str, ...], tuple[str, frozenset[str]]]:

@@ -43,6 +43,5 @@ def old_layout(config: AdapterConfig, tensors: AdapterTensors, comparison: Compa
             where=tensors.file,
             count=len(experts),
             examples=some(clash.key for clash in experts),
-            fix="load it with the PEFT release that saved it (0.17.0 to 0.19.0 store them the other way round)",
-            repairable=False,
+            fix="exchange the factors expert by expert: PEFT 0.17.0 to 0.19.0 stored them the other way round",
         )
