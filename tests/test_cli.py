@@ -673,6 +673,11 @@ def test_reader_that_leaves_ends_the_command_quietly(command: str, base: Path, s
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def heeds_interrupts() -> None:
+    """A shell starts what runs in its background with interrupts ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_ends_the_command_quietly_and_its_child_too(base: Path, sound: Path, tmp_path: Path) -> None:
     sleeper = tmp_path / "python"
     sleeper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
@@ -680,6 +685,7 @@ def test_interrupt_ends_the_command_quietly_and_its_child_too(base: Path, sound:
     process = subprocess.Popen(
         [*MAIN, "check", str(base), str(sound), "--python", str(sleeper)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=heeds_interrupts,
     )  # fmt: skip
     for _ in range(300):
         if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip():
