@@ -260,7 +260,7 @@ def without_newer_fields(folder: Path, version: str) -> None:
 def disagreement(real: Truth, report: Any) -> str:
     """How a loaded report differs from the truth; empty where it does not."""
     fine = report.verdict == "compatible"
-    if real.forward and not fine:
+    if real.forward and report.verdict == "incompatible":
         return ""  # it loads, and cannot be used
     if report.verdict == "undetermined":
         return f"undetermined: {report.open_questions[:1]}"
