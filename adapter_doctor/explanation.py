@@ -123,7 +123,7 @@ def _not_recognised(text: Text) -> list[str]:
     notes = ["not recognised: no known message of torch, PEFT, transformers or a serving engine is in the text"]
     for form, example in forms.nearest(text):
         notes.append(f"nearest known form: {form.name} ({form.of}): {example[:160]}")
-    return notes
+    return [*notes, "what the files themselves say: `adapter-doctor check BASE ADAPTER`"]
 
 
 # ------------------------------------------------------------------------------------------------ the files as well

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from adapter_doctor.facts import Facts, Message, Messages, StateDictMismatch
 from adapter_doctor.texts import forms, key_lists, state_dict_error
 from adapter_doctor.texts.adapter_facts import facts_from, is_about_adapter
+from adapter_doctor.texts.descriptions import described
 from adapter_doctor.texts.list_messages import is_for_comparison, messages_of
 from adapter_doctor.texts.reading import Text
 from adapter_doctor.texts.state_dict_error import Listed
@@ -41,6 +42,8 @@ def recognise(text: Text) -> Recognised:
             adapters.append(facts_from(listed, f"line {line}"))
         elif not mismatch.reasons:
             mismatch = reasons_for(listed)
+    if not (messages or adapters or mismatch.reasons):
+        messages += described(text)
     return Recognised(
         Facts().adding(Messages(tuple(messages)), mismatch), tuple(adapters), tuple(dict.fromkeys(doubts))
     )
