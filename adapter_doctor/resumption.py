@@ -258,7 +258,8 @@ def what_is_lost(state: OptimizerState) -> str:
     kept = [one for one in state.moments.values() if one.tensors]
     if not kept:
         return ""
-    names = sorted({name for one in kept for name in one.tensors if name not in ("step", "RMS")})
+    beside = re.compile(r"step|RMS|(qmap|absmax)\d|unorm_vec|scaled_grad")
+    names = sorted({name for one in kept for name in one.tensors if not beside.fullmatch(name)})
     after = f" of {max(state.steps):,.0f} steps" if state.steps else ""
     rates = [group.options.get("lr") for group in state.groups]
     rate = next((one for one in rates if isinstance(one, float)), None)

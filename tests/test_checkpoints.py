@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -184,6 +185,43 @@ def test_a_file_of_torchs_is_judged_beside_its_adapter(run: Path, out: Path) -> 
     assert "torch.load(" in " ".join(report.notes)
     assert "['optimizer']" in " ".join(report.notes)
     assert codes(hurt) == {"AD804"}
+
+
+def test_moments_of_torchao_are_read_as_what_they_stand_for(
+    run: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchao allows its classes to `weights_only=True` as it is imported; here one of the same name stands for it."""
+    import torch
+
+    class OptimState8bit(torch.Tensor):  # type: ignore[misc]
+        @staticmethod
+        def __new__(cls, codes: Any) -> Any:
+            return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
+
+        def __init__(self, codes: Any) -> None:
+            self.codes = codes
+
+        @classmethod
+        def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+            return cls(function(*(one.codes if isinstance(one, cls) else one for one in arguments)))
+
+    module = types.ModuleType("torchao.optim.subclass_8bit")
+    module.OptimState8bit = OptimState8bit  # type: ignore[attr-defined]
+    OptimState8bit.__module__, OptimState8bit.__qualname__ = module.__name__, "OptimState8bit"
+    for name in ("torchao", "torchao.optim", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    path = out / "checkpoint-3" / "optimizer.pt"
+    state = torch.load(path, weights_only=True)
+    for kept in state["state"].values():
+        kept.update({name: OptimState8bit(kept[name].to(torch.uint8)) for name in ("exp_avg", "exp_avg_sq")})
+    torch.save(state, path)
+    sound = resume(run, out / "checkpoint-3")
+    state["state"][0], state["state"][1] = state["state"][1], state["state"][0]
+    torch.save(state, path)
+    hurt = resume(run, out / "checkpoint-3")
+
+    assert (sound.verdict, codes(sound)) == ("compatible", set()), str(sound)
+    assert codes(hurt) == {"AD805"}
 
 
 def _moments(place: Path) -> list[Any]:

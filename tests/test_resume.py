@@ -58,10 +58,14 @@ def loraplus(model: Any) -> Any:
     return create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-2, loraplus_lr_ratio=4), None
 
 
+def trained(model: Any) -> list[Any]:
+    return [one for one in model.parameters() if one.requires_grad]
+
+
 def one_group(model: Any) -> Any:
     import torch
 
-    return torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2), None
+    return torch.optim.AdamW(trained(model), lr=1e-2), None
 
 
 def everything(model: Any) -> Any:
@@ -73,7 +77,31 @@ def everything(model: Any) -> Any:
 def rmsprop(model: Any) -> Any:
     import torch
 
-    return torch.optim.RMSprop([one for one in model.parameters() if one.requires_grad], lr=1e-3), None
+    return torch.optim.RMSprop(trained(model), lr=1e-3), None
+
+
+def lion(model: Any) -> Any:
+    from lion_pytorch import Lion
+
+    return Lion(trained(model), lr=1e-3), None
+
+
+def prodigy(model: Any) -> Any:
+    from prodigyopt import Prodigy
+
+    return Prodigy(trained(model), lr=1.0), None
+
+
+def came(model: Any) -> Any:
+    from came_pytorch import CAME
+
+    return CAME(trained(model), lr=1e-3), None
+
+
+def lora_fa(model: Any) -> Any:
+    from peft.optimizers import create_lorafa_optimizer
+
+    return create_lorafa_optimizer(model, r=4, lora_alpha=8, lr=1e-2), None
 
 
 ADAMW = {"optim": "adamw_torch"}
@@ -94,6 +122,12 @@ RUNS = {
     "one group of everything": Run(optimizers=one_group),
     "all parameters, frozen ones too": Run(optimizers=everything),
     "an optimizer of the user's own": Run(optimizers=rmsprop),
+    "Lion": Run(optimizers=lion),
+    "Prodigy": Run(optimizers=prodigy),
+    "CAME": Run(optimizers=came),
+    "LoRA-FA, whose moments have names": Run(optimizers=lora_fa),
+    "schedule-free AdamW": Run(arguments={"optim": "schedule_free_adamw", "lr_scheduler_type": "constant"}),
+    "schedule-free SGD": Run(arguments={"optim": "schedule_free_sgd", "lr_scheduler_type": "constant"}),
     "IA3": Run(
         {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"], "task_type": "CAUSAL_LM"},
         kind="IA3Config",
@@ -154,13 +188,14 @@ def test_a_healthy_checkpoint_is_called_resumable_and_resumes_unbroken(
     _, resumed = RUNS[name].go(tmp_path, training.halfway(folder))
 
     assert report.verdict == "compatible", str(report)
-    brought = {"AD822", "AD830"} if RUNS[name].optimizers is rmsprop else {"AD822"}
+    brought = {"AD822", "AD830"} if RUNS[name].optimizers in (rmsprop, lion, prodigy, came) else {"AD822"}
     assert codes(report) == (brought if RUNS[name].optimizers else set())
     assert resumed == losses
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, run in RUNS.items() if run.kind == "LoraConfig" and run.optimizers is not everything]
+    "name",
+    [name for name, run in RUNS.items() if run.kind == "LoraConfig" and run.optimizers not in (everything, lora_fa)],
 )
 def test_a_healthy_lora_checkpoint_is_judged_without_loading(name: str, base: Path, made: Any) -> None:
     folder, _ = made(name)
@@ -292,6 +327,19 @@ def poisoned(kept: dict[str, Any]) -> None:
     kept["exp_avg"].fill_(float("nan"))
 
 
+def zeros(rows: int) -> Callable[[dict[int, Any]], None]:
+    """The first parameter's moments with another number of rows."""
+
+    def apply(moments: dict[int, Any]) -> None:
+        moments[0] = {name: one.new_zeros(rows, 32) for name, one in moments[0].items()}
+
+    return apply
+
+
+def not_a_number(name: str) -> Callable[[dict[int, Any]], None]:
+    return lambda moments: moments[0][name].fill_(float("nan"))
+
+
 def object_inside(folder: Path) -> None:
     import torch
 
@@ -308,6 +356,13 @@ def pointer(folder: Path) -> None:
     (folder / "optimizer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
 
 
+def going_on(optim: str, does: str) -> Hurt:
+    """Another optimizer after schedule-free AdamW."""
+    return Hurt(nothing, "AD806", does, "schedule-free AdamW", {"optim": optim}, {"optim": optim})
+
+
+LION = "AD822 AD830"
+"""What is said of a healthy state of an optimizer that the training brought along."""
 HURT = {
     "no optimizer.pt": Hurt(without("optimizer.pt"), "AD801", SILENT),
     "optimizer.pt is cut off": Hurt(cut("optimizer.pt", 3000), "AD802", "RuntimeError: PytorchStreamReader"),
@@ -386,6 +441,22 @@ HURT = {
     "a scaler and no fp16": Hurt(scaler, "AD829", "AttributeError: 'NoneType' object has no attribute"),
     "an embedding trained and not saved": Hurt(nothing, "AD816", SILENT, "an embedding unfrozen by hand"),
     "a prompt encoder not saved": Hurt(nothing, "AD816", SILENT, "a prompt encoder"),
+    "Lion's moments of another rank": Hurt(state(zeros(8)), f"{LION} AD804", "RuntimeError: The size of tensor a", "Lion"),
+    "Lion's moments not finite": Hurt(state(not_a_number("exp_avg")), f"{LION} AD819", SILENT, "Lion"),
+    "Lion without a moment": Hurt(state(lambda moments: moments.pop(3)), f"{LION} AD814", SILENT, "Lion"),
+    "schedule-free, of another rank": Hurt(
+        state(zeros(8)), "AD804", "RuntimeError: The size of tensor a", "schedule-free AdamW"
+    ),
+    "schedule-free, not finite": Hurt(state(not_a_number("z")), "AD819", SILENT, "schedule-free AdamW"),
+    "schedule-free, one missing": Hurt(state(lambda moments: moments.pop(3)), "AD814", SILENT, "schedule-free AdamW"),
+    "schedule-free, no z": Hurt(state(lambda moments: moments[0].pop("z")), "AD823", SILENT, "schedule-free AdamW"),
+    "schedule-free, no weights summed": Hurt(
+        groups(lambda all_groups: [group.pop("weight_sum") for group in all_groups]), "AD823", "KeyError: 'weight_sum'",
+        "schedule-free AdamW",
+    ),
+    "going on with AdamW after schedule-free": going_on("adamw_torch", "KeyError: 'step'"),
+    "going on with schedule-free SGD": going_on("schedule_free_sgd", "KeyError: 'momentum'"),
+    "going on with schedule-free RAdam": going_on("schedule_free_radam", "KeyError: 'silent_sgd_phase'"),
 }  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from adapter_doctor.formats.torch_pickle import Opaque
 STATE, GROUPS = "state", "param_groups"
 _WRAPPERS = ("optimizer", "optimizer_state_dict", "optim", "optimizer_state", "optimizers", "optimizer_states")
 _STATES_SAMPLED = 64
+_WRAPPED = "__bnb_optimizer_quant_state__"
+"""Where bitsandbytes ≥ 0.49.2 keeps a parameter's moments in a saved state, to hide them from FSDP; it takes both forms."""
 
 
 class NoOptimizerState(ValueError):
@@ -44,8 +46,12 @@ def read_state(value: Any, file: str, step: Callable[[TensorInfo], float | None]
     saved = value.get(STATE)
     moments = {key: _moments(one) for key, one in saved.items()} if isinstance(saved, dict) else {}
     known = {one for group in groups for one in group.parameters}
+    # PEFT's LoRA-FA keeps the moments of a pair under its layer's name, and torch hands them on as they are.
+    layers = {
+        f"{name.partition('.lora_')[0]}.lora" if ".lora_" in name else name for one in groups for name in one.names
+    }
     extra = [str(key) for key in value if key not in (STATE, GROUPS)]
-    extra += [f"{STATE}[{key!r}]" for key in moments if key not in known and groups]
+    extra += [f"{STATE}[{key!r}]" for key in moments if key not in known | layers and groups]
     return OptimizerState(
         file, groups, moments, tuple(extra),
         tuple(name for name, kind in ((STATE, dict), (GROUPS, list)) if not isinstance(value.get(name), kind)),
@@ -54,8 +60,8 @@ def read_state(value: Any, file: str, step: Callable[[TensorInfo], float | None]
 
 
 def _group(raw: Mapping[Any, Any]) -> ParameterGroup:
-    options = {str(key): _plain(one) for key, one in raw.items() if key not in ("params", "param_names")}
-    names = tuple(str(one) for one in _list(raw.get("param_names")))
+    options = {str(key): _plain(one) for key, one in raw.items() if key not in ("params", "param_names", "names")}
+    names = tuple(str(one) for one in _list(raw.get("param_names")) or _list(raw.get("names")))
     return ParameterGroup(tuple(one for one in _list(raw.get("params")) if isinstance(one, int | str)), options, names)
 
 
@@ -74,7 +80,8 @@ def _moments(raw: Any) -> Moments:
             numbers[name] = _plain(one)
 
     if isinstance(raw, dict):
-        note("", raw, 0)
+        inner = raw.get(_WRAPPED)
+        note("", {**raw, **inner, _WRAPPED: None} if isinstance(inner, dict) else raw, 0)
     return Moments(tensors, numbers)
 
 

@@ -45,11 +45,16 @@ _HARMLESS = frozenset(
         ("torch._tensor", "_rebuild_from_type_v2"),
         *(("torch._utils", name) for name in (
             "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter",
-            "_rebuild_parameter_with_state", "_rebuild_meta_tensor_no_storage",
+            "_rebuild_parameter_with_state", "_rebuild_meta_tensor_no_storage", "_rebuild_wrapper_subclass",
         )),
+        *((f"torchao.optim.subclass_{bits}", f"OptimState{bits}") for bits in ("4bit", "8bit")),
+        ("torchao.optim.subclass_fp8", "OptimStateFp8"),
     }
 )  # fmt: skip
-"""Globals that ``torch.load(weights_only=True)`` allows and a state dict uses (torch/_weights_only_unpickler.py)."""
+"""Globals that ``torch.load(weights_only=True)`` allows and a state dict uses (torch/_weights_only_unpickler.py).
+
+torchao allows its own as soon as it is imported, which an optimizer of its does.
+"""
 
 
 class BadPickle(ValueError):
@@ -314,6 +319,8 @@ class _Machine:
             return arguments[0]
         if called == "torch._tensor._rebuild_from_type_v2" and len(arguments) >= 3:
             return self._call(arguments[0], arguments[2])
+        if called == "torch._utils._rebuild_wrapper_subclass" and len(arguments) >= 3:
+            return _wrapper(*arguments[1:3])
         return Opaque(called or "call", arguments if isinstance(arguments, tuple) else ())
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any = None, *rest: Any) -> Any:
@@ -330,6 +337,13 @@ class _Machine:
             return info
         begin = start + offset * width
         return TensorInfo(dtype, shape, begin, begin + info.count * width, self.file, _axes(shape, stride))
+
+
+def _wrapper(dtype: Any, shape: Any) -> Any:
+    """A tensor of a class of its own, such as torchao's quantized moments: as what it stands for, with no bytes of its own."""
+    if not isinstance(dtype, Opaque) or not isinstance(shape, tuple) or any(type(size) is not int for size in shape):
+        return Opaque("tensor")
+    return TensorInfo(_STORAGE.get(dtype.name.rpartition(".")[2], (dtype.name, 0))[0], shape)
 
 
 def _axes(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import warnings
 
 NEEDS_BASE_VALUES = ("ADAMSS", "FROD", "SHIRA")
 LISTED = 20000
+BITSANDBYTES = "__bnb_optimizer_quant_state__"  # the key under which its optimizers save a parameter's moments
 
 TASK_MAPPINGS = {
     "CAUSAL_LM": ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
@@ -777,28 +779,41 @@ def moments(path, inside, names, weights):
 
     try:
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # files of torch before 1.6 cannot be mapped
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved = read_weights_only(path)
+        except Exception as error:
+            if "torchao.optim" not in str(error):
+                raise
+            importlib.import_module("torchao.optim")  # it allows its classes of moments as it is imported
+            saved = read_weights_only(path)
         saved = saved[inside] if inside else saved
         saved = saved[0] if isinstance(saved, list) else saved
         state = saved.get("state") or {}
         ids = [one for group in saved.get("param_groups") or [] for one in group["params"]]
     except Exception as error:
         return {"refusal": "%s: %s" % (type(error).__name__, str(error)[:1000])}
+    state = {key: {**kept, **(kept.get(BITSANDBYTES) or {})} for key, kept in state.items() if isinstance(kept, dict)}
     wrong = [
         key
         for key, kept in state.items()
-        if isinstance(kept, dict)
-        and any(torch.is_tensor(one) and one.is_floating_point() and not finite(one) for one in kept.values())
+        if any(torch.is_tensor(one) and one.is_floating_point() and not finite(one) for one in kept.values())
     ]
     triples = list(zip(ids, names, weights)) if len(ids) == len(names) else []
     return {"not_finite": wrong[:LISTED], "misplaced": misplaced(state, triples)}
 
 
+def read_weights_only(path):
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # files of torch before 1.6 cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def finite(tensor):
     import torch
 
+    tensor = tensor.dequantize() if type(tensor) is not torch.Tensor and hasattr(tensor, "codes") else tensor
     return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 22))
 
 
@@ -814,7 +829,7 @@ def misplaced(state, triples):
     alike = {}
     for key, name, parameter in triples:
         kept = state.get(key)
-        first = kept.get("exp_avg") if isinstance(kept, dict) else None
+        first = first_moment(kept) if isinstance(kept, dict) else None
         grown = ".lora_B." in name or ".lora_embedding_A." in name
         usable = grown and torch.is_tensor(first) and parameter is not None and not parameter.is_meta
         if (
@@ -829,6 +844,29 @@ def misplaced(state, triples):
             keys, parameters, firsts = zip(*members)
             found += [[keys[theirs], keys[mine]] for mine, theirs in exchanged(parameters, firsts)]
     return found[:LISTED]
+
+
+def first_moment(kept):
+    """Adam's first moment of a parameter, that of bitsandbytes' 8 bits put together from its blocks of 256; None if none."""
+    import torch
+
+    first = kept.get("exp_avg", kept.get("state1"))
+    if not torch.is_tensor(first):
+        return None
+    if type(first) is not torch.Tensor:
+        return first.dequantize() if hasattr(first, "codes") else None
+    if first.dtype != torch.uint8:
+        return first
+    values, scale = kept.get("qmap1"), kept.get("absmax1")
+    blocks = -(-first.numel() // 256)
+    if (
+        not torch.is_tensor(values)
+        or not torch.is_tensor(scale)
+        or tuple(scale.shape) != (blocks,)
+        or len(values) != 256
+    ):
+        return None
+    return (values[first.reshape(-1).long()] * scale.repeat_interleave(256)[: first.numel()]).reshape(first.shape)
 
 
 def exchanged(parameters, firsts):

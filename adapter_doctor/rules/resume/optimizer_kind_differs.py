@@ -16,7 +16,8 @@ def optimizer_kind_differs(state: OptimizerState, plan: ResumePlan) -> Iterator[
 
     ## Why it matters
     `load_state_dict` takes any optimizer's state, and its options in place of the new ones. The first step raises
-    `KeyError: 'exp_avg'` and the like.
+    `KeyError: 'exp_avg'` and the like. Optimizers of bitsandbytes take each other's moments without a word where the names
+    are the same, as Lion those of RMSprop, and train wrongly.
 
     ## Common causes
     `optim` was changed between the runs; an 8-bit or paged optimizer was swapped for torch's because bitsandbytes was
@@ -33,7 +34,7 @@ def optimizer_kind_differs(state: OptimizerState, plan: ResumePlan) -> Iterator[
             f" {wanted.name}" + (f" ({', '.join(sorted(wanted.needed))})" if wanted.needed else ""),
             where=state.file,
         )
-    elif groups is not None and wanted is not None and groups is not wanted and wanted.options:
+    elif groups is not None and wanted is not None and wanted.options and not same_moments(groups, wanted):
         yield Hit(
             f"the groups have the options of {groups.name} ({', '.join(sorted(groups.options))}), and"
             f" `optim={plan.optimizer}` is {wanted.name}",
