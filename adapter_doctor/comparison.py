@@ -15,11 +15,13 @@ from adapter_doctor.facts import (
     Comparison,
     Dimension,
     Fit,
+    RemoteCode,
     Rename,
 )
 from adapter_doctor.formats.adapter_keys import PREFIX, WRAPPERS, AdapterKey, adapter_name, parse
-from adapter_doctor.formats.module_widths import ROLES, width_in
+from adapter_doctor.formats.module_widths import ROLES, Width, width_in
 from adapter_doctor.formats.patterns import BadPattern, names_matched
+from adapter_doctor.remote_code import recognise
 from adapter_doctor.renames import renamed, search
 
 _FUSED = {
@@ -37,7 +39,7 @@ def compare(
 ) -> Comparison:
     """The comparison; see :class:`adapter_doctor.facts.Comparison` for the reasons it sorts by."""
     parsed = {key: parse(key) for key in tensors}
-    strays, rename = _sort_strays(fit, parsed, base, tensors, base_config.model_type)
+    strays, rename, remote = _sort_strays(fit, parsed, base, tensors, base_config.model_type)
     if config is not None and fit.converted:
         strays = _with_lost(strays, parsed, config)
     clashes = _clashes(fit, base)
@@ -60,6 +62,7 @@ def compare(
         vacant=_sort_vacant(fit, parsed, strays),
         clashes=clashes,
         rename=rename,
+        remote=remote,
         dimensions=dimensions,
         shared_modules=sum(1 for name in modules if plain(name) in base.modules),
         adapter_modules=len(modules),
@@ -116,7 +119,7 @@ def _sort_strays(
     base: BaseModules,
     tensors: AdapterTensors,
     model_type: str,
-) -> tuple[dict[str, tuple[str, ...]], Rename | None]:
+) -> tuple[dict[str, tuple[str, ...]], Rename | None, RemoteCode | None]:
     found: dict[str, list[str]] = defaultdict(list)
     unexplained: list[AdapterKey] = []
     for key in fit.strays if fit.places else tuple(parsed):
@@ -131,22 +134,34 @@ def _sort_strays(
             unexplained.append(one)
     if not fit.places:
         found.pop("switched-off", None)  # nothing was injected: that the base has the module says nothing yet
-    fits = _fitting(unexplained, base, tensors)
     within = [one for one in unexplained if not beyond_layers(one.module, base)]
-    rename = search((plain(one.module) for one in within), base, model_type, fits)
+    renamed_by_peft = [
+        one for key, one in parsed.items()
+        if fit.converted and one is not None and key not in fit.stray_set and plain(one.module) not in base.modules
+    ]  # fmt: skip
+    widths = _widths([*unexplained, *renamed_by_peft], tensors)
+    fits = _fitting(widths, base)
+    paths = [plain(one.module) for one in within]
+    known = recognise([*paths, *(plain(one.module) for one in renamed_by_peft)], base, model_type, fits, widths) if paths else None  # fmt: skip
+    remote = known.code if known is not None else None
+    rename = known.rename if known is not None else search(paths, base, model_type, fits)
+    whole = remote is not None and remote.in_adapter
+    fused = {
+        path for name, one in (remote.fused if remote else {}).items() for path in ((name,) if whole else one.parts)
+    }
     for one in unexplained:
         module = plain(one.module)
         if rename is not None and renamed(module, rename) != module and renamed(module, rename) in base.modules:
             found["renamed"].append(one.key)
         elif beyond_layers(module, base):
             found["layer"].append(one.key)
-        elif _is_fused(module, base):
+        elif module in fused or (remote is None and _is_fused(module, base)):
             found["fused"].append(one.key)
         elif _is_expert(module, base):
             found["experts"].append(one.key)
         else:
             found["absent" if one.parameter else "foreign"].append(one.key)
-    return {reason: tuple(names) for reason, names in found.items()}, rename
+    return {reason: tuple(names) for reason, names in found.items()}, rename, remote
 
 
 def _whole(key: str) -> AdapterKey | None:
@@ -207,18 +222,23 @@ def _is_expert(module: str, base: BaseModules) -> bool:
     )
 
 
-def _fitting(keys: list[AdapterKey], base: BaseModules, tensors: AdapterTensors) -> Callable[[str, str], bool]:
-    """Whether the tensors under a path have the widths of a module, as far as they tell."""
-    widths: dict[str, list[tuple[int | None, int | None]]] = defaultdict(list)
+def _widths(keys: list[AdapterKey], tensors: AdapterTensors) -> Mapping[str, list[Width]]:
+    """What the tensors under each path tell of its layer's widths."""
+    widths: dict[str, list[Width]] = defaultdict(list)
     for one in keys:
         width = width_in(one, tensors.tensors[one.key].shape)
         if width is not None:
             widths[plain(one.module)].append(width)
+    return widths
+
+
+def _fitting(widths: Mapping[str, list[Width]], base: BaseModules) -> Callable[[str, str], bool]:
+    """Whether the tensors under a path have the widths of a module, as far as they tell."""
 
     def fits(path: str, name: str) -> bool:
         there = base.modules[name].width
         return there is None or all(
-            own in (None, size) for width in widths[path] for own, size in zip(width, there, strict=True)
+            own in (None, size) for width in widths.get(path, ()) for own, size in zip(width, there, strict=True)
         )
 
     return fits

@@ -454,7 +454,8 @@ class Rename:
     ``count`` is the number of the adapter's module paths that exist in the base after it. ``steps`` are the regular
     expressions and replacements of transformers' own renames; ``old`` and ``new`` are then an example. ``more`` are
     further rewrites, for paths that this one leaves alone. ``rivals`` would fit as well and lead to other modules, so
-    that shapes do not tell which is meant. ``release`` says which releases of a library have the old names.
+    that shapes do not tell which is meant. ``release`` says which releases of a library have the old names. ``whose``
+    says whose the other names are, where that is known.
     """
 
     old: str
@@ -465,6 +466,7 @@ class Rename:
     more: tuple[Rename, ...] = ()
     rivals: tuple[str, ...] = ()
     release: str = ""
+    whose: str = ""
 
     def __str__(self) -> str:
         return ", and ".join(one.alone for one in (self, *self.more))
@@ -473,12 +475,45 @@ class Rename:
     def alone(self) -> str:
         """The rewrite without those in ``more``, in words."""
         if self.steps:
-            return f"transformers' own on load, such as `{self.old}` → `{self.new}`"
+            kind = "such as" if self.whose else "transformers' own on load, such as"
+            return f"{kind} `{self.old}` → `{self.new}`"
         if not self.old:
             return f"`{self.new}.` added in front"
         if not self.new:
             return f"`{self.old}.` removed"
         return f"`{self.old}.` → `{self.new}.`"
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """The parts of a fused layer, by their module paths, in the order of its rows.
+
+    ``grouped``: its rows are those of one key/value head after the other, with the query heads of each before it.
+    """
+
+    parts: tuple[str, ...]
+    grouped: bool = False
+
+
+@dataclass(frozen=True)
+class RemoteCode:
+    """Module names of code in a base's own repository on one side, of transformers' class of that model on the other.
+
+    ``in_adapter`` tells which side is the adapter's: it has the names of the remote code, or the base has. ``whose``
+    names that code, ``built_in`` is transformers' model type, there ``since`` a release; without one, the base is a copy
+    in that type's layout. ``repository`` has the code (empty: the base itself has), ``converted`` is a base for
+    transformers' class. ``needs`` is what the code is known to run with. ``fused`` are the layers that are one on the
+    side of the remote code, by their paths there.
+    """
+
+    whose: str
+    built_in: str
+    since: str
+    in_adapter: bool
+    repository: str = ""
+    converted: str = ""
+    needs: str = ""
+    fused: Mapping[str, Fused] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,12 +553,14 @@ class Comparison:
     ``vacant`` maps a reason to the places without tensor: ``covered`` (a stray tensor belongs there), ``half`` (its
     pair is in the file), ``saved``, ``deeper`` (layers beyond the adapter's), ``gap`` (one layer or one kind of module
     missing), ``missing``. ``clashes`` does the same for shapes: ``rank``, ``width``, ``rows``, ``layout``, ``empty``.
+    ``remote`` is there where the names of a model's remote code account for the strays.
     """
 
     strays: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     vacant: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     clashes: Mapping[str, tuple[Clash, ...]] = field(default_factory=dict)
     rename: Rename | None = None
+    remote: RemoteCode | None = None
     dimensions: tuple[Dimension, ...] = ()
     shared_modules: int = 0
     adapter_modules: int = 0

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from adapter_doctor import knowledge
 from adapter_doctor.facts import BaseModules, Rename
+from adapter_doctor.knowledge.remote_code import built_in_after
 
 VOTERS = 400
 """Paths that vote for rewrites; the winner is then tried on all of them."""
@@ -50,7 +51,9 @@ def search(paths: Iterable[str], base: BaseModules, model_type: str, fits: Fits)
         if len(there) * 2 <= len(paths):
             return None
     first = replace(parts[0], more=tuple(parts[1:]), count=len(there))
-    return replace(first, rivals=tuple(rival for one in parts for rival in one.rivals), release=_release(first, base))
+    return replace(
+        first, rivals=tuple(rival for one in parts for rival in one.rivals), release=_release(first, base, model_type)
+    )
 
 
 def _best(paths: list[str], base: BaseModules, fits: Fits, taken: set[str]) -> Rename | None:
@@ -114,17 +117,21 @@ def _size(rename: Rename) -> int:
     return sum(len(one.split(".")) for one in (rename.old, rename.new) if one)
 
 
-def _release(rename: Rename, base: BaseModules) -> str:
+def _release(rename: Rename, base: BaseModules, model_type: str) -> str:
     """Which transformers has the old names, where the reason is a rename of its own: measured with 4.51, 4.57 and 5.23.
 
-    Vision-language models held their parts at the top until 4.52; vision models were renamed in 5.
+    Vision-language models held their parts at the top until 4.52; vision models were renamed in 5. A model that got its
+    class later never had the old names in transformers: they are those of its own code or checkpoint.
     """
     parts = (rename, *rename.more)
-    if any(one.old.startswith(("language_model.model", "visual", "vision_tower")) for one in parts):
-        return "transformers<4.52" if any(name.startswith("model.language_model.") for name in base.modules) else ""
-    if rename.steps:
-        return "transformers<4.52" if "language_model" in rename.new or "visual" in rename.new else "transformers<5"
-    return ""
+    moved = any(one.old.startswith(("language_model.model", "visual", "vision_tower")) for one in parts)
+    if moved and not any(name.startswith("model.language_model.") for name in base.modules):
+        return ""
+    if not moved and not rename.steps:
+        return ""
+    if moved or "language_model" in rename.new or "visual" in rename.new:
+        return "" if built_in_after(model_type, "4.51") else "transformers<4.52"
+    return "" if built_in_after(model_type, "4.57") else "transformers<5"
 
 
 def _signature(path: str) -> tuple[str, tuple[str, ...]]:
@@ -173,7 +180,7 @@ def _library_rename(paths: list[str], base: BaseModules, model_type: str, fits: 
     rename, there = best
     example = next(iter(there))
     rename = replace(rename, old=example, new=there[example], count=len(there))
-    return replace(rename, release=_release(rename, base))
+    return replace(rename, release=_release(rename, base, model_type))
 
 
 def _steps(name: str) -> tuple[tuple[str, str], ...]:

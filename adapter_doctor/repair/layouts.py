@@ -8,14 +8,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapter_doctor.facts import AdapterConfig, BaseConfig, BaseModules, Comparison, Missing
+from adapter_doctor.facts import AdapterConfig, BaseConfig, BaseModules, Comparison, Fused, Missing
 from adapter_doctor.formats.adapter_keys import PREFIX, parse
 from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.repair.plan import CannotMend, Case, Step
 from adapter_doctor.repair.recipes import Diagonal, Joined, Permuted, Recipe, Rows, Zeros
 
 # Layers whose rows are those of their parts one behind the other: `qkv_proj` of Phi-3 and `W_pack` of Baichuan,
-# `gate_up_proj` of Phi-3 and GLM. Those of GPT-NeoX, Falcon or InternLM interleave heads and are not taken apart here.
+# `gate_up_proj` of Phi-3 and GLM. Those of GPT-NeoX or Falcon interleave heads and are not taken apart here. What the
+# comparison recognised as a model's remote code goes by that model's own layout.
 FUSED: Mapping[str, tuple[str, ...]] = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "W_pack": ("q_proj", "k_proj", "v_proj"),
@@ -31,30 +32,37 @@ def fuse(case: Case) -> Step | None:
     base, pairs = case.facts.get(BaseModules), plain_pairs(case)
     if isinstance(base, Missing):
         return None
-    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    layers = dict(_remote(case, in_adapter=False))
     for module in pairs:
         parent, _, leaf = module.rpartition(".")
-        for whole, parts in FUSED.items():
-            if leaf in parts and module not in base.modules and f"{parent}.{whole}" in base.modules:
-                groups[f"{parent}.{whole}"][leaf] = module
-    if not groups:
-        return None
+        for whole, leaves in FUSED.items():
+            if leaf in leaves and f"{parent}.{whole}" in base.modules:
+                layers.setdefault(f"{parent}.{whole}", Fused(tuple(f"{parent}.{one}" for one in leaves)))
     config = AdapterConfig(case.draft.config)
     made: dict[str, Pair] = {}
     alphas: dict[str, float] = {}
-    for whole, found in groups.items():
-        parts = FUSED[whole.rpartition(".")[2]]
-        sizes = _sizes(case, base, whole, {leaf: pairs[module][1].shape[0] for leaf, module in found.items()}, parts)
-        own = [pairs[found[leaf]] if leaf in found else None for leaf in parts]
-        scaling = _one_scaling(config, found.values())
-        some = next(pair for pair in own if pair is not None)
+    gone: list[str] = []
+    for whole, layer in layers.items():
+        found = [part for part in layer.parts if part in pairs and part not in base.modules]
+        if not found:
+            continue
+        sizes = _sizes(case, base, whole, layer.parts, {part: pairs[part][1].shape[0] for part in found})
+        own = [pairs[part] if part in found else None for part in layer.parts]
+        scaling = _one_scaling(config, found)
         downs = tuple(pair[0] for pair in own if pair is not None)
-        ups = tuple(
-            pair[1] if pair is not None else Zeros(some[1].dtype, (size, 0)) for pair, size in zip(own, sizes, strict=True)
-        )  # fmt: skip
-        made[whole] = Joined(downs), Diagonal(ups)
+        ups = [
+            pair[1] if pair is not None else Zeros(pairs[found[0]][1].dtype, (size, 0)) for pair, size in zip(own, sizes, strict=True)
+        ]  # fmt: skip
+        up: Recipe = Diagonal(tuple(ups))
+        if layer.grouped:
+            heads, size = _heads(case, sizes)
+            ups[0] = _turned(ups[0], heads, sizes[0] // size // heads)
+            up = _turned(Diagonal(tuple(ups)), sum(sizes) // size // heads, heads)
+        made[whole] = Joined(downs), up
         alphas[whole] = _alpha(config, scaling, sum(down.shape[0] for down in downs))
-    gone = [module for found in groups.values() for module in found.values()]
+        gone += found
+    if not made:
+        return None
     what = f"put the updates of {len(gone)} split layers together for {len(made)} fused ones, of their summed rank"
     return _step(case, what, made, gone, alphas)
 
@@ -64,29 +72,60 @@ def split(case: Case) -> Step | None:
     base, pairs = case.facts.get(BaseModules), plain_pairs(case)
     if isinstance(base, Missing):
         return None
+    remote = _remote(case, in_adapter=True)
     config = AdapterConfig(case.draft.config)
     made: dict[str, Pair] = {}
     alphas: dict[str, float] = {}
     gone = []
     for module, (down, up) in pairs.items():
         parent, _, leaf = module.rpartition(".")
-        parts = [f"{parent}.{part}" for part in FUSED.get(leaf, ())]
-        if module in base.modules or not parts or not all(part in base.modules for part in parts):
+        layer = remote.get(module) or Fused(tuple(f"{parent}.{part}" for part in FUSED.get(leaf, ())))
+        if module in base.modules or not layer.parts or not all(part in base.modules for part in layer.parts):
             continue
-        widths = [base.modules[part].width for part in parts]
+        widths = [base.modules[part].width for part in layer.parts]
         sizes = [width[0] for width in widths if width is not None]
-        if sum(sizes) != up.shape[0] or len(sizes) != len(parts):
+        if sum(sizes) != up.shape[0] or len(sizes) != len(layer.parts):
             raise CannotMend(f"{module} has {up.shape[0]} rows, its parts in the base {' + '.join(map(str, sizes))}")
+        heads = size = 1
+        if layer.grouped:
+            heads, size = _heads(case, sizes)
+            up = _turned(up, heads, up.shape[0] // size // heads)
         start = 0
-        for part, size in zip(parts, sizes, strict=True):
-            made[part] = down, Rows(up, start, start + size)
+        for number, (part, rows) in enumerate(zip(layer.parts, sizes, strict=True)):
+            own: Recipe = Rows(up, start, start + rows)
+            if layer.grouped and not number:
+                own = _turned(own, rows // size // heads, heads)
+            made[part] = down, own
             alphas[part] = _alpha(config, scaling_of(config, module), down.shape[0])
-            start += size
+            start += rows
         gone.append(module)
     if not made:
         return None
     what = f"take the updates of {len(gone)} fused layers apart for {len(made)} split ones"
     return _step(case, what, made, gone, alphas)
+
+
+def _remote(case: Case, *, in_adapter: bool) -> Mapping[str, Fused]:
+    """The fused layers of a model's remote code, where its names are those of the adapter, or of the base."""
+    comparison = case.facts.get(Comparison)
+    remote = comparison.remote if isinstance(comparison, Comparison) else None
+    return remote.fused if remote is not None and remote.in_adapter == in_adapter else {}
+
+
+def _heads(case: Case, sizes: Sequence[int]) -> tuple[int, int]:
+    """Number and size of the key/value heads, for a fused layer whose query, key and value have these rows."""
+    config = case.facts.get(BaseConfig)
+    heads = config.number("num_key_value_heads", "num_attention_heads") if isinstance(config, BaseConfig) else None
+    query, key, value = sizes
+    if not heads or key != value or key % heads or query % key:
+        raise CannotMend(f"how {query} + {key} + {value} rows are those of heads cannot be told from the base's config")
+    return heads, key // heads
+
+
+def _turned(matrix: Recipe, many: int, each: int) -> Recipe:
+    """The rows of a matrix that are ``many`` times ``each`` blocks, with the blocks counted the other way round."""
+    rows, columns = matrix.shape
+    return Permuted(matrix, (many, each, rows * columns // (many * each)), (1, 0, 2), matrix.shape)
 
 
 def stack_experts(case: Case) -> Step | None:
@@ -192,12 +231,14 @@ def plain_pairs(case: Case) -> dict[str, Pair]:
     }
 
 
-def _sizes(case: Case, base: BaseModules, whole: str, known: Mapping[str, int], parts: Sequence[str]) -> list[int]:
+def _sizes(case: Case, base: BaseModules, whole: str, parts: Sequence[str], known: Mapping[str, int]) -> list[int]:
     """Rows of each part of a fused layer, by the parts that are there and, for the others, the base's heads."""
     width = base.modules[whole].width
     total = width[0] if width is not None else 0
     config = case.facts.get(BaseConfig)
-    if len(parts) == 2:
+    if len(known) == len(parts):
+        sizes = [known[part] for part in parts]
+    elif len(parts) == 2:
         sizes = [total // 2, total // 2]
     else:
         heads = config.number("num_attention_heads") if isinstance(config, BaseConfig) else None
@@ -243,7 +284,9 @@ def _step(case: Case, what: str, made: Mapping[str, Pair], gone: Sequence[str], 
     if isinstance(targets, list):
         leaves = {module.rpartition(".")[2] for module in gone}
         settings["target_modules"] = [one for one in targets if one not in leaves and one not in gone]
-    return Step("AD312", what, makes=makes, drops=keys_of(case, gone), settings=settings)
+    comparison = case.facts.get(Comparison)
+    remote = isinstance(comparison, Comparison) and comparison.remote is not None
+    return Step("AD312", what, makes=makes, drops=keys_of(case, gone), settings=settings, other_tree=remote)
 
 
 def keys_of(case: Case, modules: Sequence[str]) -> frozenset[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from adapter_doctor.comparison import plain, unwrapped
-from adapter_doctor.facts import AdapterConfig, Comparison, Missing
+from adapter_doctor.facts import AdapterConfig, BaseModules, Comparison, Missing
 from adapter_doctor.formats.adapter_keys import PREFIX, WRAPPERS, AdapterKey, adapter_name, parse
 from adapter_doctor.formats.declared_ranks import declared
 from adapter_doctor.renames import renamed
@@ -44,13 +45,21 @@ def move_modules(case: Case) -> Step | None:
     rename = comparison.rename
     if rename.rivals:
         raise CannotMend(f"{rename} and {rename.rivals[0]} would both fit, and shapes do not tell which is meant")
-    what = f"rename the modules of {{}} tensors: {rename}"
+    what = f"rename the modules of {{}} tensors{',' if rename.whose else ':'} {rename}"
 
     def moved(one: AdapterKey) -> str:
         nested = one.module[len(plain(one.module)) :]
         return renamed(plain(one.module), rename) + nested
 
-    return _rename(case, "AD311", comparison.strays.get("renamed", ()), what, moved)
+    keys = comparison.strays.get("renamed", ())
+    base = case.facts.get(BaseModules)
+    if comparison.remote is not None and isinstance(base, BaseModules):  # with them, those that PEFT converts on load
+        paths = {key: plain((parse(key) or _own_parameter(key)).module) for key in case.draft.tensors}
+        keys = tuple(
+            key for key, path in paths.items() if path not in base.modules and renamed(path, rename) in base.modules
+        )
+    step = _rename(case, "AD311", keys, what, moved)
+    return replace(step, other_tree=comparison.remote is not None) if step is not None else None
 
 
 def drop_adapter_name(case: Case) -> Step | None:

@@ -38,7 +38,8 @@ class Step:
 
     ``code`` is that of the rule whose finding it mends. ``renames`` go from old names to new ones, ``makes`` are new
     tensors, ``drops`` are taken out; ``settings`` are fields of the config with their new values, ``unset`` fields that
-    are taken out. ``loss`` says what is lost, and is empty for what loses nothing.
+    are taken out. ``loss`` says what is lost, and is empty for what loses nothing. ``other_tree`` says that the training
+    saw another tree of modules than the base has, so that the config's targets may mean other modules here.
     """
 
     code: str
@@ -49,6 +50,7 @@ class Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
     unset: frozenset[str] = frozenset()
     loss: str = ""
+    other_tree: bool = False
 
 
 @dataclass(frozen=True)

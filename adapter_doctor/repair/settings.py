@@ -20,6 +20,7 @@ from adapter_doctor.facts import (
 from adapter_doctor.formats.adapter_keys import AdapterKey, parse
 from adapter_doctor.formats.base_names import is_local_path
 from adapter_doctor.formats.declared_ranks import pattern_for, rank_of, ranks_in
+from adapter_doctor.formats.module_widths import pattern_of
 from adapter_doctor.formats.patterns import BadPattern
 from adapter_doctor.placement import ADAPTABLE, targeted_modules
 from adapter_doctor.repair.plan import CannotMend, Case, Hopeless, Step
@@ -111,7 +112,11 @@ def set_switches(case: Case) -> Step | None:
 
 
 def cover_tensors(case: Case) -> Step | None:
-    """`target_modules` so that it covers just the modules that have tensors, where it covers too few of them."""
+    """`target_modules` so that it covers just the modules that have tensors, where it covers too few of them.
+
+    Where it covers more, the file may be half of an adapter. But after training on another tree of modules, those are
+    left out that are of another kind than all that have tensors: a tower, say, whose layers had other names there.
+    """
     config, base, fit, base_config = AdapterConfig(case.draft.config), case.facts.get(BaseModules), case.facts.get(Fit), case.facts.get(BaseConfig)  # fmt: skip
     if isinstance(base, Missing) or isinstance(base_config, Missing) or config.is_prompt_learning:
         return None
@@ -124,11 +129,18 @@ def cover_tensors(case: Case) -> Step | None:
         if one.parameter not in ("trainable_tokens_delta", "token_adapter")
     }
     targeted = _targeted(config, base, base_config.model_type)
-    if targeted is None or trained <= targeted:
+    if targeted is None:
         return None
-    if targeted - trained:
+    kinds = {pattern_of(module) for module in trained}
+    if any(step.other_tree for step in case.draft.steps):
+        strange = {module for module in targeted - trained if pattern_of(module) not in kinds}
+    else:
+        strange = set()
+    if trained <= targeted and not strange:
+        return None
+    if targeted - trained - strange:
         raise CannotMend(
-            f"`target_modules` covers {len(targeted - trained)} modules that have no tensors, and lacks"
+            f"`target_modules` covers {len(targeted - trained - strange)} modules that have no tensors, and lacks"
             f" {len(trained - targeted)} that have: the file may be half of an adapter"
         )
     for settings in _covering(trained):

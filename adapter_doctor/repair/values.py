@@ -132,10 +132,11 @@ class Reader:
             of = recipe.of
             if isinstance(of, Permuted) and len(of.view) == 3:  # one of many blocks: the others need not be moved
                 blocks = self.array(of.of).reshape(of.view).transpose(of.axes)
-                which, begin = divmod(recipe.start, blocks.shape[1])
-                wanted: Array = blocks[which, begin : begin + recipe.stop - recipe.start]
-                if of.shape == (blocks.shape[0] * blocks.shape[1], blocks.shape[2]) and wanted.shape == recipe.shape:
-                    return wanted
+                if of.shape == (blocks.shape[0] * blocks.shape[1], blocks.shape[2]):
+                    which, begin = divmod(recipe.start, blocks.shape[1])
+                    wanted: Array = blocks[which, begin : begin + recipe.stop - recipe.start]
+                    if wanted.shape == recipe.shape:
+                        return wanted
             return self.array(of)[recipe.start : recipe.stop]
         if isinstance(recipe, Joined):
             return np.concatenate([self.array(part) for part in recipe.parts], recipe.axis)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from adapter_doctor.facts import AdapterTensors, Comparison
 from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.rules import rule
+from adapter_doctor.rules.fit._remote_code import layouts, reason, unchanged
 
 
 @rule(
@@ -22,13 +23,29 @@ def fused_versus_split(comparison: Comparison, tensors: AdapterTensors) -> Itera
     q_proj, k_proj and v_proj are one qkv_proj elsewhere (gate and up likewise). PEFT finds no place and drops the tensors.
 
     ## Common causes
-    A base converted to another implementation of the same model (Phi-3, ChatGLM, InternLM, Baichuan to a Llama layout).
+    A base converted to another implementation of the same model (Phi-3, Qwen, InternLM2, Baichuan to a Llama layout); a
+    model trained by its own repository's code, for which transformers has a class today (Phi-2, GLM-4, OLMo).
 
     ## Fix
     Use the implementation of the base that the adapter was trained on; a fused update of rank r becomes split ones of
     rank r, split ones become a fused one of their summed rank.
     """
-    keys = comparison.strays.get("fused", ())
-    if keys and not comparison.of_another_size:
-        yield Hit(f"{len(keys)} of {len(tensors)} tensors are for layers that are fused or split differently in the base",
-                  where=tensors.file, count=len(keys), examples=some(keys))  # fmt: skip
+    keys, remote = comparison.strays.get("fused", ()), comparison.remote
+    if not keys or comparison.of_another_size or (remote is not None and comparison.strays.get("renamed")):
+        return  # with a rename beside it, AD311 speaks of both
+    what = f"{len(keys)} of {len(tensors)} tensors are for layers that are fused or split differently in the base"
+    if remote is None:
+        yield Hit(what, where=tensors.file, count=len(keys), examples=some(keys))
+        return
+    do = (
+        "take the updates of fused layers apart by rows"
+        if remote.in_adapter
+        else "put the updates of split layers together"
+    )
+    yield Hit(
+        f"{what}: they have {reason(remote)}; {layouts(remote)}",
+        where=tensors.file,
+        count=len(keys),
+        examples=some(keys),
+        fix=f"{do}, as `adapter-doctor fix` does; {unchanged(remote)}",
+    )

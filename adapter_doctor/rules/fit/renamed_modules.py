@@ -8,6 +8,7 @@ from adapter_doctor.facts import AdapterTensors, Comparison, Rename
 from adapter_doctor.findings import Hit, Severity, listed, some
 from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.rules import rule
+from adapter_doctor.rules.fit._remote_code import layouts, reason, unchanged
 
 
 @rule(
@@ -40,13 +41,27 @@ def renamed_modules(comparison: Comparison, tensors: AdapterTensors) -> Iterator
 
     ## Common causes
     Trained on the bare model and loaded on the one with a head (one `model.` level more or less); a vision-language
-    wrapper; module names that a new transformers release changed (4.52 and 5 did).
+    wrapper; module names that a new transformers release changed (4.52 and 5 did); a model whose code lay in its own
+    repository (`trust_remote_code=True`) when the adapter was trained, and which transformers has a class for today:
+    Phi-1 to -2, GLM-4, OLMo, Florence-2, InternVL, Ovis2, Nemotron-H, nomic-embed, GTE and others.
 
     ## Fix
-    Rename the tensors as the message says, or load with `key_mapping=` in `PeftModel.from_pretrained`.
+    Rename the tensors as the message says, or load with `key_mapping=` in `PeftModel.from_pretrained`. Where a library's
+    release or remote code is the reason, the message says with which versions the adapter works as it is.
     """
     keys = comparison.strays.get("renamed", ())
-    if keys and comparison.rename is not None:
+    if keys and comparison.rename is not None and comparison.remote is not None:
+        remote, fused = comparison.remote, comparison.strays.get("fused", ())
+        more = f", {len(fused)} are for layers that are fused in the one and split in the other ({layouts(remote)})" if fused else ""  # fmt: skip
+        yield Hit(
+            f"{len(keys) + len(fused)} of {len(tensors)} tensors have {reason(remote)}: "
+            f"{len(keys)} fit after a rename, {comparison.rename}{more}",
+            where=tensors.file,
+            count=len(keys) + len(fused),
+            examples=some((*keys, *fused)),
+            fix=f"give the tensors the names of this base, as `adapter-doctor fix` does; {unchanged(remote)}",
+        )
+    elif keys and comparison.rename is not None:
         bare = not keys[0].startswith(PREFIX)
         put = f"; then put `{PREFIX}` in front of them" if bare else ""
         rivals = comparison.rename.rivals
