@@ -39,7 +39,8 @@ def compare(
 ) -> Comparison:
     """The comparison; see :class:`adapter_doctor.facts.Comparison` for the reasons it sorts by."""
     parsed = {key: parse(key) for key in tensors}
-    strays, rename, remote = _sort_strays(fit, parsed, base, tensors, base_config.model_type)
+    named = config.base_name if config is not None else ""
+    strays, rename, remote = _sort_strays(fit, parsed, base, tensors, base_config.model_type, named)
     if config is not None and fit.converted:
         strays = _with_lost(strays, parsed, config)
     clashes = _clashes(fit, base)
@@ -119,6 +120,7 @@ def _sort_strays(
     base: BaseModules,
     tensors: AdapterTensors,
     model_type: str,
+    named: str,
 ) -> tuple[dict[str, tuple[str, ...]], Rename | None, RemoteCode | None]:
     found: dict[str, list[str]] = defaultdict(list)
     unexplained: list[AdapterKey] = []
@@ -142,7 +144,8 @@ def _sort_strays(
     widths = _widths([*unexplained, *renamed_by_peft], tensors)
     fits = _fitting(widths, base)
     paths = [plain(one.module) for one in within]
-    known = recognise([*paths, *(plain(one.module) for one in renamed_by_peft)], base, model_type, fits, widths) if paths else None  # fmt: skip
+    others = [plain(one.module) for one in renamed_by_peft]
+    known = recognise([*paths, *others], base, model_type, fits, widths, named) if paths else None
     remote = known.code if known is not None else None
     rename = known.rename if known is not None else search(paths, base, model_type, fits)
     whole = remote is not None and remote.in_adapter

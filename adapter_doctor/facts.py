@@ -502,8 +502,8 @@ class RemoteCode:
     ``in_adapter`` tells which side is the adapter's: it has the names of the remote code, or the base has. ``whose``
     names that code, ``built_in`` is transformers' model type, there ``since`` a release; without one, the base is a copy
     in that type's layout. ``repository`` has the code (empty: the base itself has), ``converted`` is a base for
-    transformers' class. ``needs`` is what the code is known to run with. ``fused`` are the layers that are one on the
-    side of the remote code, by their paths there.
+    transformers' class. ``load`` says how the code is loaded, ``needs`` is the transformers that it is known to run with.
+    ``fused`` are the layers that are one on the side of the remote code, by their paths there.
     """
 
     whose: str
@@ -512,6 +512,7 @@ class RemoteCode:
     in_adapter: bool
     repository: str = ""
     converted: str = ""
+    load: str = ""
     needs: str = ""
     fused: Mapping[str, Fused] = field(default_factory=dict)
 

@@ -23,7 +23,9 @@ from adapter_doctor.formats.base_names import is_local_path
 from adapter_doctor.identity import Identity, identify
 from adapter_doctor.knowledge import origin
 from adapter_doctor.knowledge.bases import copies, known_as
+from adapter_doctor.knowledge.remote_code import RemoteModel
 from adapter_doctor.merging import Advice, Outcome, merging, overall
+from adapter_doctor.remote_code import known_names
 from adapter_doctor.scaling import Scaling, doubts, scalings
 
 SCHEMA = 1
@@ -35,7 +37,8 @@ class Inspection:
 
     ``troubles`` says what could not be read, ``out_of_reach`` that this may be otherwise another time (a network).
     ``written_by`` is the PEFT release (or range of releases, by the config's keys) that saved it, ``readable_since`` the
-    oldest that knows all its fields. ``named`` is the base that the config names, ``means`` the known base that this means, if any. ``base``,
+    oldest that knows all its fields. ``remote`` are models whose own code, not transformers' class, has such module
+    names. ``named`` is the base that the config names, ``means`` the known base that this means, if any. ``base``,
     ``dimensions`` and ``merging`` are there when a base was given: sizes by the tensors against its config, and what
     stands against a merge.
     """
@@ -53,6 +56,7 @@ class Inspection:
     named: str = ""
     means: str | None = None
     identity: Identity = Identity()  # noqa: RUF009  # frozen
+    remote: tuple[RemoteModel, ...] = ()
     scalings: tuple[Scaling, ...] = ()
     doubts: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()
@@ -109,6 +113,8 @@ def build(facts: Facts, reference: str, base: str | None) -> Inspection:
             "dtypes": tuple(dtype for dtype, _ in dtypes.most_common()), "weights_file": tensors.file,
             "identity": identify(tensors, config),
         }  # fmt: skip
+        patterns = [group.pattern for group in found["identity"].groups]
+        found["remote"] = known_names(patterns, found["identity"].families, found.get("named", ""))
     if isinstance(config, AdapterConfig) and isinstance(tensors, AdapterTensors):
         groups = scalings(config, tensors)
         found |= {"scalings": groups, "doubts": tuple(doubts(config, tensors, groups))}

@@ -23,22 +23,55 @@ class Recognised:
 
 
 def recognise(
-    paths: Iterable[str], base: BaseModules, model_type: str, fits: Fits, widths: Mapping[str, Sequence[Width]]
+    paths: Iterable[str],
+    base: BaseModules,
+    model_type: str,
+    fits: Fits,
+    widths: Mapping[str, Sequence[Width]],
+    named: str = "",
 ) -> Recognised | None:
     """The model whose two sets of names account for more than half of ``paths``, which the base does not have.
 
     ``fits(path, module)`` tells whether the tensors of a path have the widths of a module, ``widths`` what each tensor
-    of a path tells of them. Only bases of the right model type are looked at, since such names are common.
+    of a path tells of them, ``named`` is the base in the adapter's config. Only bases of the right model type are looked
+    at, since such names are common.
     """
     split = {path: path.split(".") for path in sorted(set(paths))}
     modules = {name: name.split(".") for name in base.modules if name}
     for model in remote_models():
+        if model.named and not any(one in named.lower() for one in model.named):
+            continue
         for in_adapter in (True, False):
             if model_type in (model.built_in if in_adapter else model.types):
                 found = _Attempt(model, in_adapter, split, modules, base, fits, widths).outcome()
                 if found is not None:
                     return found
     return None
+
+
+def known_names(patterns: Iterable[str], families: Sequence[str], named: str = "") -> tuple[RemoteModel, ...]:
+    """The models whose remote code has modules of all these paths, in which `*` stands for a number.
+
+    ``families`` are the model types that are known to have them: if there are any, only remote code of these types
+    counts, and if not, some of the paths must be more than an `mlp.fc2`, which many have. ``named`` is the base in the
+    adapter's config.
+    """
+    paths = [path.replace("*", "0").split(".") for path in patterns]
+    found = []
+    for model in remote_models():
+        strange = [*(old for old, new in model.renames if old[-2:] != new[-2:]), *(one.remote for one in model.fusions)]
+        if families and not set(families) & (set(model.types) - set(model.built_in)):
+            continue
+        if model.named and not any(one in named.lower() for one in model.named):
+            continue
+        own = [*(old for old, _ in model.renames), *strange]
+        if all(_has(path, own) for path in paths) and (families or any(_has(path, strange) for path in paths)):
+            found.append(model)
+    return tuple(found)
+
+
+def _has(path: list[str], patterns: Iterable[Pattern]) -> bool:
+    return any(match(path, pattern) is not None for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -62,8 +95,8 @@ class _Attempt:
             return None
         model = self.model
         code = RemoteCode(
-            model.whose, model.built_in[0], model.since, self.in_adapter, model.repository, model.converted, model.needs,
-            fused,
+            model.whose, model.built_in[0], model.since, self.in_adapter, model.repository, model.converted, model.load,
+            model.needs, fused,
         )  # fmt: skip
         return Recognised(code, rename)
 

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "identity": _PURE,
     "scaling": _PURE,
     "merging": _PURE,
-    "inspection": _PURE | {"identity", "scaling", "merging"},
+    "inspection": _PURE | {"identity", "remote_code", "scaling", "merging"},
     "placement": _PURE | {"shapes"},
     "serving": _PURE | {"errors"},
     "rules": _PURE,

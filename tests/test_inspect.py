@@ -76,6 +76,33 @@ def test_a_base_that_the_table_lacks_is_still_told_by_family_and_size(tmp_path: 
     assert found.parameters == 7 * (2 * 640 * 640 + 2 * 320 * 640)
 
 
+@pytest.mark.parametrize(
+    ("path", "out", "says"),
+    [
+        ("transformer.encoder.layers.{}.self_attention.query_key_value", 4608, "modeling_chatglm.py"),
+        ("transformer.h.{}.mixer.Wqkv", 7680, "modeling_phi.py"),
+        ("transformer.h.{}.attn.c_attn", 2304, ""),  # GPT-2's, and Qwen's
+        ("encoder.layers.{}.mlp.fc2", 768, ""),  # anybody's
+        ("model.layers.{}.self_attn.q_proj", 4096, ""),
+    ],
+)
+def test_names_of_remote_code_are_told_as_such(path: str, out: int, says: str, tmp_path: Path) -> None:
+    into = 2560 if "mixer" in path else 768 if out < 4000 else 4096
+    tensors = {}
+    for number in range(12):
+        name = f"base_model.model.{path.format(number)}"
+        tensors[f"{name}.lora_A.weight"] = numpy.zeros((4, into), numpy.float16)
+        tensors[f"{name}.lora_B.weight"] = numpy.zeros((out, 4), numpy.float16)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}', "utf-8")
+
+    found = inspect(tmp_path)
+
+    assert (f"as in {says}" in str(found)) == bool(says), str(found)
+    assert [one["whose"].partition(",")[0] for one in found.to_dict()["made_for"]["remote_code"]] == [says] * bool(says)
+    assert "other module names" in str(found) or not says
+
+
 def test_another_vocabulary_is_told_from_another_base(tmp_path: Path) -> None:
     base = known_bases()["TinyLlama/TinyLlama-1.1B-Chat-v1.0"]
     tensors = {}

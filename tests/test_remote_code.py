@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from adapter_doctor import Report, check, fix
+from adapter_doctor import Report, check, fix, knowledge
 from adapter_doctor.facts import BaseModules, Module
 from adapter_doctor.knowledge.remote_code import RemoteModel, built_in_after, match, remote_models
 from adapter_doctor.loading.process import LoadingChild
@@ -66,6 +67,7 @@ class Case:
     auto: str = "AutoModelForCausalLM"
     task: str | None = "CAUSAL_LM"
     cause: str = "AD311"
+    base: str = ""
 
 
 CASES = (
@@ -153,6 +155,28 @@ CASES = (
           "transformer.h.#.mlp.w2": {"model.layers.#.mlp.gate_proj": None},
           "transformer.h.#.mlp.c_proj": {"model.layers.#.mlp.down_proj": None}},
          ("modeling_qwen.py", "a copy in the layout of transformers' `llama`"), "'transformers==4.32.0'"),
+    Case("exaone as llama", lambda: transformers.LlamaConfig(**TEXT),
+         {"transformer.h.#.attn.attention.q_proj": {"model.layers.#.self_attn.q_proj": None},
+          "transformer.h.#.attn.attention.out_proj": {"model.layers.#.self_attn.o_proj": None},
+          "transformer.h.#.mlp.c_fc_0": {"model.layers.#.mlp.gate_proj": None},
+          "transformer.h.#.mlp.c_proj": {"model.layers.#.mlp.down_proj": None}},
+         ("modeling_exaone.py", "a copy in the layout of transformers' `llama`"), "`trust_remote_code=True`"),
+    Case("llava", lambda: transformers.LlavaConfig(
+            text_config={"model_type": "llama", **TEXT},
+            vision_config={"model_type": "clip_vision_model", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+                           "intermediate_size": 48, "image_size": 28, "patch_size": 14}),
+         {"model.layers.#.self_attn.q_proj": {"model.language_model.layers.#.self_attn.q_proj": None},
+          "model.layers.#.mlp.up_proj": {"model.language_model.layers.#.mlp.up_proj": None},
+          "model.mm_projector.2": {"model.multi_modal_projector.linear_2": None}},
+         ("the llava package", "liuhaotian/llava-v1.5-7b"), "'transformers==4.37.2'", "AutoModelForImageTextToText", None,
+         base="liuhaotian/llava-v1.5-7b"),
+    Case("deepseek-vl", lambda: transformers.DeepseekVLConfig(
+            text_config={"model_type": "llama", **TEXT},
+            vision_config={"model_type": "siglip_vision_model", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+                           "intermediate_size": 48, "image_size": 28, "patch_size": 14}),
+         {"language_model.model.layers.#.self_attn.k_proj": {"model.language_model.layers.#.self_attn.k_proj": None},
+          "language_model.model.layers.#.mlp.down_proj": {"model.language_model.layers.#.mlp.down_proj": None}},
+         ("the deepseek_vl package",), "'transformers<4.54'", "AutoModelForImageTextToText", None),
     Case("baichuan as llama", lambda: transformers.LlamaConfig(**TEXT | {"num_key_value_heads": 4}),
          {"model.layers.#.self_attn.W_pack": attention("model.layers.#.self_attn.{}_proj", THIRDS)},
          ("modeling_baichuan.py", "a copy in the layout of transformers' `llama`"), "'transformers==4.29.2'", cause="AD312"),
@@ -209,7 +233,7 @@ def test_remote_code_is_named_with_its_pin_and_mended_exactly(case: Case, child:
         pairs[path] = down, up
         for target, rows in zip(targets, parts.values(), strict=True):
             target.data += SCALING * (up if rows is None else up[rows]) @ down
-    mine = adapter(tmp_path / "mine", pairs, task_type=case.task)
+    mine = adapter(tmp_path / "mine", pairs, task_type=case.task, base_model_name_or_path=case.base)
 
     repair = fix(tmp_path / "base", mine, tmp_path / "out", child=child, cache=False)
 
@@ -258,6 +282,37 @@ def test_methods_whose_names_peft_does_not_convert_are_mended(child: LoadingChil
     assert "'transformers<5.3'" in said
     assert repair.state == "mended", str(repair)
     assert {key.replace(".model.layers", ".backbone.layers") for key in load_file(tmp_path / "out" / "adapter_model.safetensors")} == state.keys()  # fmt: skip
+
+
+def test_updates_that_rows_do_not_tell_apart_are_not_said_to_be_mended(child: LoadingChild, tmp_path: Path) -> None:
+    """GPT-NeoX interleaves heads, and nothing says how: the finding stands, and no repair is offered."""
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**TEXT)).save_pretrained(tmp_path / "base")
+    pairs = {f"model.layers.{n}.self_attn.query_key_value": (torch.ones(2, 32), torch.ones(64, 2)) for n in range(2)}
+
+    repair = fix(tmp_path / "base", adapter(tmp_path / "mine", pairs), tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "refused"
+    assert repair.before.cause is not None
+    assert repair.before.cause.rule.code == "AD312"
+    assert repair.before.cause.hits[0].repairable is False
+    assert "remote code" not in repair.before.cause.hits[0].message
+
+
+def test_dora_on_fused_layers_is_told_where_it_works_and_not_mended(child: LoadingChild, tmp_path: Path) -> None:
+    transformers.AutoModelForCausalLM.from_config(transformers.GlmConfig(**TEXT, head_dim=HEAD)).save_pretrained(tmp_path / "base")  # fmt: skip
+    mine = adapter(tmp_path / "mine", {name: (torch.ones(2, into), torch.ones(out, 2)) for name, (out, into) in GLM.items()}, use_dora=True)  # fmt: skip
+    state = load_file(mine / "adapter_model.safetensors")
+    state |= {f"{PREFIX}{name}.lora_magnitude_vector": torch.ones(out) for name, (out, _) in GLM.items()}
+    save_file(state, mine / "adapter_model.safetensors")
+
+    repair = fix(tmp_path / "base", mine, tmp_path / "out", child=child, cache=False)
+
+    said = assert_one_cause(repair.before, "AD311")
+    assert "adapter-doctor fix" not in said
+    assert said.endswith("of before the built-in class")
+    assert repair.before.cause is not None
+    assert repair.before.cause.hits[0].repairable is False
+    assert repair.state == "refused"
 
 
 # ------------------------------------------------------------------------------------------ the other way round
@@ -351,13 +406,13 @@ LLAMA = {
 }  # fmt: skip
 
 
-def outcome(mine: Mapping[str, tuple[int, int]], base: BaseModules, model_type: str) -> Any:
+def outcome(mine: Mapping[str, tuple[int, int]], base: BaseModules, model_type: str, named: str = "") -> Any:
     widths = {path: [(None, into), (out, None)] for path, (out, into) in mine.items()}
 
     def fits(path: str, name: str) -> bool:
         return base.modules[name].width == mine[path]
 
-    return recognise(mine, base, model_type, fits, widths)
+    return recognise(mine, base, model_type, fits, widths, named)
 
 
 def test_prefix_mistakes_are_not_called_remote_code() -> None:
@@ -365,6 +420,13 @@ def test_prefix_mistakes_are_not_called_remote_code() -> None:
         mine = {name.replace("model.layers", front): shape for name, shape in LLAMA.items()}
 
         assert outcome(mine, base_of(LLAMA), "llama") is None
+
+
+def test_prefix_is_called_after_its_code_only_where_the_adapter_names_that_base() -> None:
+    base = base_of({name.replace("model.", "model.language_model."): shape for name, shape in LLAMA.items()})
+
+    assert outcome(LLAMA, base, "llava", "lmsys/vicuna-7b-v1.5") is None
+    assert outcome(LLAMA, base, "llava", "liuhaotian/LLaVA-v1.5-7b") is not None
 
 
 def test_fused_layers_of_other_models_are_not_called_remote_code() -> None:
@@ -417,7 +479,7 @@ def test_entry_is_complete_and_its_renames_do_not_chain(model: RemoteModel) -> N
     """Steps are made one after the other: what one gives, the next must leave alone, in either direction."""
     assert model.source
     assert model.built_in
-    assert model.since or model.needs
+    assert model.since or model.repository
     assert len({old for old, _ in model.renames}) == len(model.renames)
     for pairs in (model.renames, tuple((new, old) for old, new in model.renames)):
         for number, (_, new) in enumerate(pairs):
@@ -434,7 +496,36 @@ def test_every_model_of_the_table_has_a_case() -> None:
         if one.whose.partition(",")[0] not in told and one.whose.split()[-1] not in told
     }
 
-    assert untold <= {"olmo", "phi4_multimodal", "kimi_k25", "nemotron_h"}, untold
+    assert untold <= {"olmo", "phi4_multimodal", "kimi_k25", "nemotron_h", "molmo2", "janus", "got_ocr2"}, untold
+
+
+CONVERTED = [model for model in remote_models() if "conversion_mapping" in model.source]
+
+
+@pytest.mark.parametrize("model", CONVERTED, ids=lambda model: model.built_in[0])
+def test_entry_says_what_transformers_itself_does_to_such_a_checkpoint(model: RemoteModel) -> None:
+    classes = {"molmo2": ["Molmo2TextModel"]}.get(model.built_in[0], [])
+    steps = [step for name in (*model.built_in, *classes) for step in knowledge.conversions(name)]
+
+    def given(pattern: Sequence[str]) -> str:
+        path = ".".join(pattern).replace("**", "layers.0.mlp.up_proj").replace("*", "0") + "."
+        for step in steps:
+            if step.kind == "rename":
+                for old, new in zip(step.sources, step.targets * len(step.sources), strict=False):
+                    path = re.sub(old, new, path, count=1)
+        return path.removesuffix(".")
+
+    for old, new in model.renames:
+        assert f".{given(old)}".endswith(f".{'.'.join(new).replace('**', 'layers.0.mlp.up_proj').replace('*', '0')}")
+    for one in model.fusions:
+        path = given(one.remote)
+        (step,) = [step for step in steps if step.kind == "convert" and step.sources[0].removesuffix(".weight") in path]
+        source = step.sources[0].removesuffix(".weight")
+        parts = [path.replace(source, target.removesuffix(".weight")) for target in step.targets]
+        assert step.operations[0] in ("Chunk(dim=0)", "Split(dim=0)")
+        assert [part.endswith(".".join(own).replace("*", "0")) for part, own in zip(parts, one.parts, strict=True)] == [
+            True
+        ] * len(parts)
 
 
 def test_new_model_types_have_no_older_release() -> None:

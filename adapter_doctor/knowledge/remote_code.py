@@ -6,11 +6,20 @@ The table is `remote_code.toml`; each entry says where its names come from.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+STACKED: Mapping[str, tuple[str, ...]] = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "W_pack": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+"""Layers whose rows are those of their parts one behind the other in every model that has them: `qkv_proj` of Phi-3,
+`W_pack` of Baichuan, `gate_up_proj` of Phi-3 and GLM. Those of GPT-NeoX or Falcon interleave heads; those of other models
+go by their entry in the table."""
 Pattern = tuple[str, ...]
 """The end of a module path, part by part: `*` is a number. A last `**` is whatever follows the other parts."""
 
@@ -43,7 +52,9 @@ class RemoteModel:
     types: tuple[str, ...]
     built_in: tuple[str, ...]
     since: str
+    load: str
     needs: str
+    named: tuple[str, ...]
     source: str
     renames: tuple[tuple[Pattern, Pattern], ...]
     fusions: tuple[Fusion, ...]
@@ -77,6 +88,7 @@ def _model(row: dict[str, Any]) -> RemoteModel:
     return RemoteModel(
         whose=row["whose"], repository=row.get("repository", ""), converted=row.get("converted", ""),
         types=tuple(row["types"]), built_in=tuple(row["built_in"]), since=row.get("since", ""),
+        load=row.get("load", "`trust_remote_code=True`"), named=tuple(row.get("named", ())),
         needs=row.get("needs", ""), source=row["source"], renames=tuple(renames), fusions=tuple(fusions),
     )  # fmt: skip
 

@@ -96,9 +96,12 @@ def _made_for(one: Inspection) -> Iterator[tuple[int, int, str]]:
         yield 2, 2, f"{at_least}{_count(identity.parameters)} parameters in its layers, without embeddings"
     if identity.families:
         yield 2, 2, f"module names of: {_listed(identity.families)}"
-    else:
+    elif not one.remote:
         patterns = [group.pattern for group in identity.groups]
         yield 2, 2, f"no known family has all of its modules: {_listed(tuple(patterns), 4)}"
+    for model in one.remote:
+        since = f", there since {model.since}," if model.since else ""
+        yield 2, 2, f"as in {model.whose}; transformers' own `{model.built_in[0]}`{since} has other module names"
     many = "; its shapes do not tell these apart" if len(found.exact) > 1 else ""
     if found.exact:
         means = copies().get(one.means or "", one.means)
@@ -137,6 +140,7 @@ def to_dict(one: Inspection) -> dict[str, Any]:
         },
         "made_for": {
             "sizes": dict(identity.sizes), "families": list(identity.families),
+            "remote_code": [{"whose": model.whose, "built_in": model.built_in[0], "since": model.since or None} for model in one.remote],
             "layer_parameters": identity.parameters, "layer_parameters_complete": identity.whole,
             "exact": list(found.exact), "but_vocabulary": list(found.but_vocabulary),
             "under_other_names": list(found.renamed),

@@ -11,17 +11,10 @@ from typing import Any
 from adapter_doctor.facts import AdapterConfig, BaseConfig, BaseModules, Comparison, Fused, Missing
 from adapter_doctor.formats.adapter_keys import PREFIX, parse
 from adapter_doctor.formats.declared_ranks import scaling_of
+from adapter_doctor.knowledge.remote_code import STACKED
 from adapter_doctor.repair.plan import CannotMend, Case, Step
 from adapter_doctor.repair.recipes import Diagonal, Joined, Permuted, Recipe, Rows, Zeros
 
-# Layers whose rows are those of their parts one behind the other: `qkv_proj` of Phi-3 and `W_pack` of Baichuan,
-# `gate_up_proj` of Phi-3 and GLM. Those of GPT-NeoX or Falcon interleave heads and are not taken apart here. What the
-# comparison recognised as a model's remote code goes by that model's own layout.
-FUSED: Mapping[str, tuple[str, ...]] = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "W_pack": ("q_proj", "k_proj", "v_proj"),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-}
 _EXPERT = re.compile(r"^(?P<stack>.*\.experts)\.(?P<number>\d{1,6})\.(?P<leaf>gate_proj|up_proj|down_proj|w1|w2|w3)$")
 _ROLES = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
 Pair = tuple[Recipe, Recipe]
@@ -35,7 +28,7 @@ def fuse(case: Case) -> Step | None:
     layers = dict(_remote(case, in_adapter=False))
     for module in pairs:
         parent, _, leaf = module.rpartition(".")
-        for whole, leaves in FUSED.items():
+        for whole, leaves in STACKED.items():
             if leaf in leaves and f"{parent}.{whole}" in base.modules:
                 layers.setdefault(f"{parent}.{whole}", Fused(tuple(f"{parent}.{one}" for one in leaves)))
     config = AdapterConfig(case.draft.config)
@@ -79,7 +72,7 @@ def split(case: Case) -> Step | None:
     gone = []
     for module, (down, up) in pairs.items():
         parent, _, leaf = module.rpartition(".")
-        layer = remote.get(module) or Fused(tuple(f"{parent}.{part}" for part in FUSED.get(leaf, ())))
+        layer = remote.get(module) or Fused(tuple(f"{parent}.{part}" for part in STACKED.get(leaf, ())))
         if module in base.modules or not layer.parts or not all(part in base.modules for part in layer.parts):
             continue
         widths = [base.modules[part].width for part in layer.parts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapter_doctor.facts import RemoteCode
+from adapter_doctor.facts import AdapterConfig, RemoteCode
 
 
 def reason(remote: RemoteCode) -> str:
@@ -19,21 +19,19 @@ def reason(remote: RemoteCode) -> str:
 
 def unchanged(remote: RemoteCode) -> str:
     """On which base, and with which transformers, the adapter works as it is: the end of an imperative."""
-    how, pins = [], []
     if remote.in_adapter:
-        base = remote.repository or "this base"
-        if not (remote.since and remote.needs):  # both: an earlier class of transformers' own
-            how.append("`trust_remote_code=True`")
-        pins = [remote.needs or f"<{remote.since}"]
-        why = "" if remote.needs else ", of before the built-in class"
+        base, how, pin = remote.repository or "this base", remote.load, remote.needs
+        why = ""
+        if not pin and remote.since:
+            pin, why = f"<{remote.since}", ", of before the built-in class"
     elif remote.since:
-        base = remote.converted or "this base"
-        how.append("transformers' own class (no `trust_remote_code`)")
-        pins, why = [f">={remote.since}"], ""
+        base, why = remote.converted or "this base", ""
+        how, pin = "transformers' own class (no `trust_remote_code`)", f">={remote.since}"
     else:
-        base, why = f"the base that it was trained on, which has the layout of `{remote.built_in}`", ""
-    how += [f"`pip install 'transformers{pin}'`{why}" for pin in pins]
-    return f"or keep the adapter as it is, on {base}{' with ' if how else ''}{' and '.join(how)}"
+        base = f"the base that it was trained on, which has the layout of `{remote.built_in}`"
+        how = pin = why = ""
+    steps = [one for one in (how, f"`pip install 'transformers{pin}'`{why}" if pin else "") if one]
+    return f"or keep the adapter as it is, on {base}{' with ' if steps else ''}{' and '.join(steps)}"
 
 
 def layouts(remote: RemoteCode) -> str:
@@ -42,3 +40,8 @@ def layouts(remote: RemoteCode) -> str:
     leaves = ", ".join(f"`{part.rpartition('.')[2]}`" for part in one.parts)
     rows = "one key/value head after the other" if one.grouped else "one behind the other"
     return f"`{whole.rpartition('.')[2]}` holds the rows of {leaves}, {rows}"
+
+
+def splits_exactly(config: AdapterConfig) -> bool:
+    """Whether updates of this kind can be taken apart by rows, or put together, and are the same update."""
+    return config.peft_type == "LORA" and not config.get("use_dora")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import AdapterTensors, Comparison
+from adapter_doctor.facts import AdapterConfig, AdapterTensors, BaseModules, Comparison
 from adapter_doctor.findings import Hit, Severity, some
+from adapter_doctor.formats.adapter_keys import parse
+from adapter_doctor.knowledge.remote_code import STACKED
 from adapter_doctor.rules import rule
-from adapter_doctor.rules.fit._remote_code import layouts, reason, unchanged
+from adapter_doctor.rules.fit._remote_code import layouts, reason, splits_exactly, unchanged
 
 
 @rule(
@@ -16,7 +18,9 @@ from adapter_doctor.rules.fit._remote_code import layouts, reason, unchanged
     explains=("AD301", "AD302", "AD303", "AD304", "AD305", "AD314", "AD5", "AD803", "AD804", "AD805", "AD815"),
     repairable=True,
 )
-def fused_versus_split(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
+def fused_versus_split(
+    comparison: Comparison, tensors: AdapterTensors, base: BaseModules, config: AdapterConfig
+) -> Iterator[Hit]:
     """Layers are fused in the base and split in the adapter, or the other way round.
 
     ## Why it matters
@@ -34,18 +38,30 @@ def fused_versus_split(comparison: Comparison, tensors: AdapterTensors) -> Itera
     if not keys or comparison.of_another_size or (remote is not None and comparison.strays.get("renamed")):
         return  # with a rename beside it, AD311 speaks of both
     what = f"{len(keys)} of {len(tensors)} tensors are for layers that are fused or split differently in the base"
+    can = splits_exactly(config)
     if remote is None:
-        yield Hit(what, where=tensors.file, count=len(keys), examples=some(keys))
+        can = can and all(_is_stacked(key, base) for key in keys)
+        yield Hit(what, where=tensors.file, count=len(keys), examples=some(keys), repairable=can)
         return
-    do = (
-        "take the updates of fused layers apart by rows"
-        if remote.in_adapter
-        else "put the updates of split layers together"
-    )
+    do = "take the updates of fused layers apart by rows"
+    if not remote.in_adapter:
+        do = "put the updates of split layers together"
     yield Hit(
         f"{what}: they have {reason(remote)}; {layouts(remote)}",
         where=tensors.file,
         count=len(keys),
         examples=some(keys),
-        fix=f"{do}, as `adapter-doctor fix` does; {unchanged(remote)}",
+        fix=f"{do}, as `adapter-doctor fix` does; {unchanged(remote)}"
+        if can
+        else unchanged(remote).removeprefix("or "),
+        repairable=can,
+    )
+
+
+def _is_stacked(key: str, base: BaseModules) -> bool:
+    """Whether the fused layer holds its parts one behind the other, so that the rows of an update can be told apart."""
+    one = parse(key)
+    parent, _, leaf = one.module.rpartition(".") if one is not None else ("", "", "")
+    return leaf in STACKED or any(
+        leaf in parts and f"{parent}.{whole}" in base.modules for whole, parts in STACKED.items()
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapter_doctor.facts import AdapterTensors, Comparison, Rename
+from adapter_doctor.facts import AdapterConfig, AdapterTensors, Comparison, Rename
 from adapter_doctor.findings import Hit, Severity, listed, some
 from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.rules import rule
-from adapter_doctor.rules.fit._remote_code import layouts, reason, unchanged
+from adapter_doctor.rules.fit._remote_code import layouts, reason, splits_exactly, unchanged
 
 
 @rule(
@@ -33,7 +33,7 @@ from adapter_doctor.rules.fit._remote_code import layouts, reason, unchanged
     ),
     repairable=True,
 )
-def renamed_modules(comparison: Comparison, tensors: AdapterTensors) -> Iterator[Hit]:
+def renamed_modules(comparison: Comparison, tensors: AdapterTensors, config: AdapterConfig) -> Iterator[Hit]:
     """One rename of the modules makes the tensors fit.
 
     ## Why it matters
@@ -52,14 +52,19 @@ def renamed_modules(comparison: Comparison, tensors: AdapterTensors) -> Iterator
     keys = comparison.strays.get("renamed", ())
     if keys and comparison.rename is not None and comparison.remote is not None:
         remote, fused = comparison.remote, comparison.strays.get("fused", ())
-        more = f", {len(fused)} are for layers that are fused in the one and split in the other ({layouts(remote)})" if fused else ""  # fmt: skip
+        can = not fused or splits_exactly(config)
+        more = ""
+        if fused:
+            more = f", {len(fused)} are for layers that are fused in the one and split in the other ({layouts(remote)})"
+        do = "give the tensors the names of this base, as `adapter-doctor fix` does; " if can else ""
         yield Hit(
             f"{len(keys) + len(fused)} of {len(tensors)} tensors have {reason(remote)}: "
             f"{len(keys)} fit after a rename, {comparison.rename}{more}",
             where=tensors.file,
             count=len(keys) + len(fused),
             examples=some((*keys, *fused)),
-            fix=f"give the tensors the names of this base, as `adapter-doctor fix` does; {unchanged(remote)}",
+            fix=f"{do}{unchanged(remote) if can else unchanged(remote).removeprefix('or ')}",
+            repairable=can,
         )
     elif keys and comparison.rename is not None:
         bare = not keys[0].startswith(PREFIX)
