@@ -732,6 +732,30 @@ class BaseAccess:
 # -------------------------------------------------------------------------------------------- a training checkpoint
 
 
+@dataclass(frozen=True, slots=True)
+class MomentsPart:
+    """Where a part of a parameter's moment lies, in a file of one of several processes."""
+
+    parameter: int | str
+    name: str
+    info: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The files in which an engine kept the optimizer's state apart, a part for each of ``world`` processes.
+
+    ``folder`` is that of the step, ``lost`` are files that are due and not there, and ``broken`` those that cannot be
+    read, with why. ``parts`` tell where the moments lie, where the state could be put together.
+    """
+
+    folder: str
+    world: int
+    lost: tuple[str, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
+    parts: tuple[MomentsPart, ...] = field(default=(), repr=False)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A training checkpoint as it was found: who wrote it, which files lie there, and in what state.
@@ -740,6 +764,7 @@ class Checkpoint:
     saved by hand). ``states`` are those of the files that a resume opens; ``world`` is the number of processes that the
     files show. Where an output folder was given, ``broken`` are newer checkpoints in it with why each was passed over,
     and ``older`` are further usable ones, newest first. ``siblings`` are adapter configs of the other checkpoints.
+    ``shards`` are the files of an engine that keeps the optimizer's state apart.
     """
 
     reference: str
@@ -752,6 +777,7 @@ class Checkpoint:
     broken: tuple[tuple[str, str], ...] = ()
     older: tuple[str, ...] = ()
     siblings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    shards: Shards | None = None
 
     def state(self, name: str) -> FileState:
         """The state of a file; ``absent`` where it is not there."""

@@ -24,11 +24,13 @@ from adapter_doctor.facts import (
     ResumePlan,
     RunOutcome,
     Serving,
+    Shards,
     TrainableParameters,
 )
 from adapter_doctor.formats import bounded_json
 from adapter_doctor.gather.adapter import CONFIG
 from adapter_doctor.gather.checkpoint import adapter_folder, complete, gather_training, numbered
+from adapter_doctor.gather.zero import zero_values
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import (
     LOADS,
@@ -110,7 +112,7 @@ def resume(
     )  # fmt: skip
     facts = Facts({**examined.facts.known, **training.known})
     facts = facts.adding(trained) if trained is not None else _with_trainables(facts, load == "no")
-    facts = facts.lacking(_why_unread(source, facts, load == "no", values), OptimizerValues)
+    facts = _with_values(source, facts, load == "no", values)
     facts = facts.lacking(Missing("no --for", waived=True), Serving)
     outcomes, suppressed = suppress(judge(rules, facts), reasons, frozenset())
     left_out = passed_over(_without_running(rules_of("resume")), rules)
@@ -182,10 +184,31 @@ def _adapter_in(source: Source, opening: Mapping[str, Any]) -> Source:
 def _asked(source: Source, facts: Facts, values: bool) -> dict[str, Any]:
     """What the child is asked for beyond the load."""
     state = facts.get(OptimizerState)
-    if not values or isinstance(state, Missing) or state.absent:
+    if not values or isinstance(state, Missing) or state.absent or _shards(facts) is not None:
         return {"train": True}
     path = source.path(state.file)
     return {"train": True, "optimizer": str(path.absolute()), "inside": state.inside} if path else {"train": True}
+
+
+def _shards(facts: Facts) -> Shards | None:
+    checkpoint = facts.get(Checkpoint)
+    return None if isinstance(checkpoint, Missing) else checkpoint.shards
+
+
+def _with_values(source: Source, facts: Facts, static: bool, values: bool) -> Facts:
+    """What the values of the moments tell: read by the child, and of an engine's shards here, which it cannot load."""
+    shards = _shards(facts)
+    if shards is not None and values and not static:
+        lacking = shards.lost or shards.broken
+        read = (
+            zero_values(source, shards)
+            if shards.parts
+            else Missing(
+                "files of the state are missing" if lacking else "it is not known where they lie", bool(lacking)
+            )
+        )
+        return facts.lacking(read, OptimizerValues) if isinstance(read, Missing) else facts.adding(read)
+    return facts.lacking(_why_unread(source, facts, static, values), OptimizerValues)
 
 
 def _why_unread(source: Source, facts: Facts, static: bool, values: bool) -> Missing:

@@ -3,6 +3,7 @@
 checkpoint.FIELD                fields of Checkpoint; `files` are added to those that are there
 checkpoint.lost = ["FILE"]      files that are not there
 checkpoint.states.FILE.{state,detail,size}      files that are there and not sound
+checkpoint.shards = {}          fields of Shards
 optimizer.lr, optimizer.options.NAME            options of every group
 optimizer.sizes = [30, 2]       the parameters in other groups
 optimizer.{forgotten,swapped}   ids without moments; pairs of ids whose moments are exchanged
@@ -38,6 +39,7 @@ from adapter_doctor.facts import (
     ParameterGroup,
     ResumePlan,
     SchedulerState,
+    Shards,
     TensorInfo,
     TrainableParameters,
     TrainerState,
@@ -84,6 +86,9 @@ def checkpoint_facts(
     for name in lost:
         del files[name]
     given["broken"] = tuple(tuple(one) for one in given.get("broken", ()))
+    if "shards" in given:
+        listed = {name: tuple(map(_pair, given["shards"].get(name, ()))) for name in ("lost", "broken")}
+        given["shards"] = Shards(**{**given["shards"], **listed})
     given["older"] = tuple(given.get("older", ()))
     reference = folder.reference if isinstance(folder, AdapterFolder) else ""
     whole = Checkpoint(**{"reference": reference, "files": files, "states": states, **given})

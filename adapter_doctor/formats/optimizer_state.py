@@ -60,9 +60,15 @@ def read_state(value: Any, file: str, step: Callable[[TensorInfo], float | None]
 
 
 def _group(raw: Mapping[Any, Any]) -> ParameterGroup:
-    options = {str(key): _plain(one) for key, one in raw.items() if key not in ("params", "param_names", "names")}
     names = tuple(str(one) for one in _list(raw.get("param_names")) or _list(raw.get("names")))
-    return ParameterGroup(tuple(one for one in _list(raw.get("params")) if isinstance(one, int | str)), options, names)
+    return plain_group(raw, tuple(one for one in _list(raw.get("params")) if isinstance(one, int | str)), names)
+
+
+def plain_group(raw: Any, parameters: tuple[int | str, ...], names: tuple[str, ...]) -> ParameterGroup:
+    """A group of these parameters, with the options that were saved."""
+    beside = ("params", "param_names", "names")
+    options = {str(key): _plain(one) for key, one in raw.items() if key not in beside} if isinstance(raw, dict) else {}
+    return ParameterGroup(parameters, options, names)
 
 
 def _moments(raw: Any) -> Moments:
@@ -80,9 +86,14 @@ def _moments(raw: Any) -> Moments:
             numbers[name] = _plain(one)
 
     if isinstance(raw, dict):
-        inner = raw.get(_WRAPPED)
-        note("", {**raw, **inner, _WRAPPED: None} if isinstance(inner, dict) else raw, 0)
+        note("", unwrapped(raw), 0)
     return Moments(tensors, numbers)
+
+
+def unwrapped(kept: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """What an optimizer keeps of a parameter, without the wrapper of bitsandbytes."""
+    inner = kept.get(_WRAPPED)
+    return {**kept, **inner, _WRAPPED: None} if isinstance(inner, dict) else kept
 
 
 def _steps(moments: Mapping[int | str, Moments], step: Callable[[TensorInfo], float | None]) -> tuple[float, ...]:

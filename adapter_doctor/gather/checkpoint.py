@@ -6,6 +6,7 @@ import io
 import re
 import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from adapter_doctor.facts import (
@@ -17,6 +18,7 @@ from adapter_doctor.facts import (
     OptimizerValues,
     ResumePlan,
     SchedulerState,
+    Shards,
     TensorInfo,
     Trainable,
     TrainableParameters,
@@ -24,6 +26,7 @@ from adapter_doctor.facts import (
 )
 from adapter_doctor.formats import bounded_json, torch_pickle
 from adapter_doctor.formats.optimizer_state import NoOptimizerState, plain_fields, read_state
+from adapter_doctor.gather.zero import gather_zero
 from adapter_doctor.sources import Source, Unreachable
 
 STATE, SCHEDULER, SCALER, ARGUMENTS = "trainer_state.json", "scheduler.pt", "scaler.pt", "training_args.bin"
@@ -36,7 +39,7 @@ _NUMPY = re.compile(
 _STEPS = {"F32": "<f", "F64": "<d", "I64": "<q", "I32": "<i"}
 _NAMES = {"deepspeed": "DeepSpeed", "fsdp": "FSDP"}
 _ENGINES = {
-    "deepspeed": re.compile(r"global_step\d+/.*(model|optim)_states\.pt$"),
+    "deepspeed": re.compile(r"global_step\d+/.*(model|optim)_states\.pt$|latest$|zero_to_fp32\.py$"),
     "fsdp": re.compile(r"(pytorch_model_fsdp(_\d+/.*|.*\.bin)|optimizer_\d+/.*|optimizer_\d+_rank\d+\.bin)$"),
 }
 
@@ -55,7 +58,14 @@ def complete(source: Source) -> str:
     """Why a resume cannot be made from this checkpoint; empty where nothing speaks against it at first sight."""
     try:
         files = source.files()
-        if writer_of(files) not in ("trainer",):
+        writer = writer_of(files)
+        if writer == "deepspeed":
+            shards, _ = gather_zero(source, files, _opened, lambda _: None)
+            lacking = [f"it has no {name}" for name in shards.lost] + [
+                f"its {one}: {why}" for one, why in shards.broken
+            ]
+            return lacking[0] if lacking else ""
+        if writer != "trainer":
             return ""
         if adapter_folder(files) is None:
             return "it holds no adapter weights"
@@ -115,10 +125,13 @@ def gather_training(source: Source, facts: Facts, optimizer: str | None, plan: R
         return facts.adding(plan).lacking(Missing(f"the checkpoint could not be read: {trouble.why}"), *kinds)
     scheduler = SCHEDULER if SCHEDULER in states else "scheduler.bin"
     state, kept = _optimizer_facts(source, optimizer, writer, states, values.get(optimizer))
+    shards: Shards | None = None
+    if writer == "deepspeed":
+        shards, kept = gather_zero(source, files, _opened, partial(_number, source))
     facts = facts.adding(
         Checkpoint(
             source.reference, files, {**states, optimizer: state}, writer, optimizer, adapter_folder(files) or "",
-            _world(files), **found,
+            shards.world if shards and shards.world else _world(files), shards=shards, **found,
         ),
         plan if plan.arguments else _with_arguments(plan, plain_fields(values.get(ARGUMENTS))),
         *((SchedulerState(plain_fields(values[scheduler])),) if states.get(scheduler, _ABSENT).ok else ()),
@@ -143,21 +156,23 @@ def _optimizer_facts(
     if not state.ok:
         return state, Missing(f"there is no optimizer state to judge: {state.detail}", waived=True)
 
-    def step(info: TensorInfo) -> float | None:
-        form = _STEPS.get(info.dtype)
-        if form is None or not info.start or source.path(name) is None:
-            return None
-        try:
-            data = source.read(name, info.start, struct.calcsize(form))
-            return float(struct.unpack(form, data)[0])
-        except (Unreachable, struct.error):
-            return None
-
     try:
-        return state, read_state(value, name, step)
+        return state, read_state(value, name, partial(_number, source))
     except NoOptimizerState as other:
         told = f"holds {', '.join(other.found[:5])}" if other.found else "holds no dict"
         return FileState(name, "foreign", told, state.size), Missing(f"{name} is no optimizer's state", waived=True)
+
+
+def _number(source: Source, info: TensorInfo) -> float | None:
+    """The number in a tensor of one element, in a file that is on this disk."""
+    form = _STEPS.get(info.dtype)
+    if form is None or not info.start or source.path(info.file) is None:
+        return None
+    try:
+        data = source.read(info.file, info.start, struct.calcsize(form))
+        return float(struct.unpack(form, data)[0])
+    except (Unreachable, struct.error):
+        return None
 
 
 def _with_arguments(plan: ResumePlan, arguments: Mapping[str, Any]) -> ResumePlan:
@@ -183,8 +198,8 @@ def _random(name: str) -> bool:
 # ------------------------------------------------------------------------------------------------ one file
 
 
-def _opened(source: Source, name: str) -> tuple[FileState, Any]:
-    """The state of a torch file, and what it holds as inert values."""
+def _opened(source: Source, name: str, known: re.Pattern[str] | None = None) -> tuple[FileState, Any]:
+    """The state of a torch file, and what it holds as inert values. ``known`` are names that its writer puts there."""
     size = source.files().get(name)
     if size is None:
         return FileState(name, "absent", f"there is no {name}"), None
@@ -196,9 +211,11 @@ def _opened(source: Source, name: str) -> tuple[FileState, Any]:
         return FileState(name, trouble.state, str(trouble), size), None
     except (OSError, Unreachable) as trouble:
         return FileState(name, "unreadable", f"it cannot be read: {trouble}", size), None
-    unexpected = [one for one in listing.unexpected if not (_random(name) and _NUMPY.fullmatch(one))]
+    expected = known or (_NUMPY if _random(name) else None)
+    unexpected = [one for one in listing.unexpected if expected is None or not expected.fullmatch(one)]
     if unexpected and name != ARGUMENTS:  # nobody unpickles the arguments to resume
-        told = f"it calls {', '.join(unexpected[:3])}, which `weights_only=True` refuses"
+        told = f"it calls {', '.join(unexpected[:3])}, which "
+        told += "its reader would run" if known else "`weights_only=True` refuses"
         return FileState(name, "unsafe", told, size), None
     return FileState(name, "ok", size=size), listing.value
 

@@ -16,7 +16,7 @@ def sharded_state(checkpoint: Checkpoint) -> Iterator[Hit]:
 
     ## Why it matters
     A Trainer without DeepSpeed goes on from it with a fresh optimizer and says nothing; without FSDP it raises. DeepSpeed
-    wants the number of processes of the training.
+    wants the number of processes of the training; FSDP puts its shards together for any.
 
     ## Common causes
     A checkpoint of a cluster, continued on one machine.
@@ -26,17 +26,20 @@ def sharded_state(checkpoint: Checkpoint) -> Iterator[Hit]:
     """
     if checkpoint.writer not in ("deepspeed", "fsdp"):
         return
-    shards = [name for name in checkpoint.files if re.search(r"optim|__\d+_\d+\.distcp", name)]
-    ranks = {match[1] for name in shards if (match := re.search(r"pp_rank_(\d+)", name))}
+    shards = [name for name in checkpoint.files if re.search(_SHARD[checkpoint.writer], name)]
     ends = {
         "deepspeed": "a Trainer without DeepSpeed leaves it unread without a word",
         "fsdp": "a Trainer without FSDP raises",
     }[checkpoint.writer]
     name = {"deepspeed": "DeepSpeed", "fsdp": "FSDP"}[checkpoint.writer]
-    world = f" of {len(ranks)} processes" if len(ranks) > 1 else ""
+    processes = checkpoint.shards.world if checkpoint.shards else 1
+    world = f" of {processes} processes" if processes > 1 else ""
     yield Hit(
-        f"the optimizer's state lies in {len(shards)} files of {name}{world}; {ends}",
+        f"the optimizer's state lies in {len(shards)} {'file' if len(shards) == 1 else 'files'} of {name}{world}; {ends}",
         where=checkpoint.reference,
         count=max(1, len(shards)),
         examples=some(sorted(shards)),
     )
+
+
+_SHARD = {"deepspeed": r"optim_states\.pt$", "fsdp": r"optimizer(_\d+/.*\.distcp|(_\d+_rank\d+)?\.bin)$"}

@@ -1,0 +1,225 @@
+"""Checkpoints under DeepSpeed's ZeRO: their state is put together and judged, and files that lack are told."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import training
+from zero_checkpoint import FOLDER, write_zero
+
+import adapter_doctor
+from adapter_doctor.loading.process import LoadingChild
+from adapter_doctor.report import Report
+
+torch = pytest.importorskip("torch")
+
+SECOND = f"{FOLDER}/zero_pp_rank_1_mp_rank_00_optim_states.pt"
+MODEL = f"{FOLDER}/mp_rank_00_model_states.pt"
+
+
+class Run:
+    """A checkpoint of the Trainer, the names of what trained, and the base."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.trainer, _ = training.train(folder / "out", training.lora(**config), weight_decay=0.1)
+        self.place = training.halfway(folder / "out")
+        decayed = set(self.trainer.get_decay_parameter_names(self.trainer.model))
+        names = [name for name, one in self.trainer.model.named_parameters() if one.requires_grad]
+        self.names = [n for n in names if n in decayed] + [n for n in names if n not in decayed]
+        self.base = folder / "base"
+        tiny.by_name("llama").build().save_pretrained(self.base)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return Run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def norms(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """With two groups of parameters, of sizes that no number of processes divides."""
+    return Run(tmp_path_factory.mktemp("norms"), r=3, modules_to_save=["input_layernorm", "norm"])
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[LoadingChild]:
+    with LoadingChild() as one:
+        yield one
+
+
+def copied(run: Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run.place, tmp_path / "checkpoint-3"))
+
+
+def codes(report: Report) -> set[str]:
+    return {one.rule.code for one in report.findings if one.rule.code.startswith("AD8") and one.consequence_of is None}
+
+
+@pytest.mark.parametrize("world", [1, 2, 5])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("name", ["run", "norms"])
+def test_a_healthy_checkpoint_is_called_resumable(
+    name: str, stage: int, world: int, child: LoadingChild, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(name)
+    place = copied(run, tmp_path)
+    write_zero(place, run.names, stage, world, bf16=stage == 1)
+
+    static = adapter_doctor.resume(run.base, place, load="no", cache=False, world_size=world)
+    loaded = adapter_doctor.resume(run.base, place, child=child)
+
+    for report in (static, loaded):
+        assert (report.verdict, codes(report)) == ("compatible", {"AD810"}), str(report)
+    files = f"{world} files of DeepSpeed of {world} processes" if world > 1 else "1 file of DeepSpeed"
+    (told,) = (one for one in loaded.findings if one.rule.code == "AD810")
+    assert told.hits[0].message.startswith(f"the optimizer's state lies in {files};")
+    assert "under DeepSpeed as before" in " ".join(loaded.notes)
+    assert not {one.rule.code for one in loaded.diagnosis.unknown if one.rule.code.startswith("AD8")}
+
+
+def test_moments_of_bitsandbytes_are_put_together_too(norms: Run, tmp_path: Path) -> None:
+    place = copied(norms, tmp_path)
+    write_zero(place, norms.names, wrapped=True)
+
+    report = adapter_doctor.resume(norms.base, place, load="no", cache=False)
+
+    assert report.verdict == "compatible", str(report)
+    (told,) = (one for one in report.findings if one.rule.code == "AD830")
+    assert told.hits[0].message.startswith("the state is that of 32-bit AdamW of bitsandbytes")
+
+
+def test_a_checkpoint_without_zero_is_judged_as_well(run: Run, tmp_path: Path, child: LoadingChild) -> None:
+    place = copied(run, tmp_path)
+    write_zero(place, run.names, stage=0)
+    sound = adapter_doctor.resume(run.base, place, child=child)
+    model = torch.load(place / MODEL, weights_only=True)
+    model["optimizer"]["state"][4]["exp_avg_sq"].fill_(float("nan"))
+    torch.save(model, place / MODEL)
+    hurt = adapter_doctor.resume(run.base, place, child=child)
+
+    assert (sound.verdict, codes(sound)) == ("compatible", {"AD810"}), str(sound)
+    assert codes(hurt) == {"AD810", "AD819"}
+
+
+def without(name: str) -> Callable[[Path], Any]:
+    return lambda place: (place / name).unlink()
+
+
+def cut(name: str) -> Callable[[Path], Any]:
+    return lambda place: (place / name).write_bytes((place / name).read_bytes()[:900])
+
+
+def emptied(place: Path) -> None:
+    for path in (place / FOLDER).iterdir():
+        path.unlink()
+
+
+# What DeepSpeed 0.19.8 does with each: it raises, on the one process that misses its file.
+@pytest.mark.parametrize(("change", "told"), [
+    (without(SECOND), f"there is no {SECOND}, of what 2 processes saved"),
+    (without(MODEL), f"there is no {MODEL}"),
+    (without("latest"), "there is no latest"),
+    (lambda place: (place / "latest").write_text("global_step7"), "there is no global_step7/"),
+    (emptied, f"there is no {FOLDER}/"),
+    (lambda place: shutil.rmtree(place / FOLDER), f"there is no {FOLDER}/"),
+    (without("scheduler.pt"), "there is no scheduler.pt"),
+    (cut(SECOND), "the zip cannot be read"),
+    (cut(MODEL), "the zip cannot be read"),
+])  # fmt: skip
+def test_files_that_lack_are_told(
+    change: Callable[[Path], Any], told: str, run: Run, tmp_path: Path, child: LoadingChild
+) -> None:
+    place = copied(run, tmp_path)
+    write_zero(place, run.names)
+    change(place)
+
+    for report in (
+        adapter_doctor.resume(run.base, place, load="no", cache=False), adapter_doctor.resume(run.base, place, child=child),
+    ):  # fmt: skip
+        assert (report.verdict, codes(report)) == ("incompatible", {"AD810", "AD832"}), str(report)
+        assert report.cause is not None
+        assert report.cause.hits[0].message.startswith(told)
+
+
+def test_a_newer_checkpoint_without_its_shards_is_passed_over(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in (3, 6):
+        shutil.copytree(run.place, out / f"checkpoint-{number}")
+        write_zero(out / f"checkpoint-{number}", run.names)
+    (out / "checkpoint-6" / SECOND).unlink()
+
+    report = adapter_doctor.resume(run.base, out, load="no", cache=False)
+
+    assert (report.verdict, codes(report)) == ("compatible", {"AD810", "AD824"})
+    assert report.adapter["reference"] == str(out / "checkpoint-3")
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_another_number_of_processes_is_refused(world: int, run: Run, tmp_path: Path) -> None:
+    """`ZeRORuntimeException: The checkpoint being loaded used a DP world size of 2 but the current world size is 1.`"""
+    place = copied(run, tmp_path)
+    write_zero(place, run.names)
+
+    report = adapter_doctor.resume(run.base, place, load="no", cache=False, world_size=world)
+
+    assert codes(report) == {"AD810", "AD833"}
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("number", [0, 5, 11])
+def test_a_moment_that_is_not_finite_is_found_in_its_shard(
+    number: int, stage: int, run: Run, tmp_path: Path, child: LoadingChild
+) -> None:
+    """DeepSpeed goes on with it without a word."""
+    place = copied(run, tmp_path)
+    state = torch.load(place / "optimizer.pt", weights_only=True)
+    state["state"][number]["exp_avg"][-1, -1] = float("inf")
+    torch.save(state, place / "optimizer.pt")
+    write_zero(place, run.names, stage)
+
+    report = adapter_doctor.resume(run.base, place, child=child)
+
+    (told,) = (one for one in report.findings if one.rule.code == "AD819")
+    assert told.hits[0].message == "the moments of 1 of 12 parameters are not finite"
+    assert told.hits[0].examples == (run.names[number],)
+
+
+def test_parameters_of_another_adapter_are_told_by_shape_and_name(run: Run, norms: Run, tmp_path: Path) -> None:
+    place = copied(run, tmp_path)
+    shutil.copyfile(norms.place / "optimizer.pt", place / "optimizer.pt")
+    write_zero(place, norms.names)
+    other = adapter_doctor.resume(run.base, place, load="no", cache=False)
+    again = copied(run, tmp_path / "again")
+    write_zero(again, [*run.names[2:], *run.names[:2]])
+    moved = adapter_doctor.resume(run.base, again, load="no", cache=False)
+
+    assert codes(other) - {"AD810"} == {"AD815"}
+    assert codes(moved) - {"AD810"} == {"AD805"}
+
+
+def test_code_in_a_shard_is_told_and_not_run(run: Run, tmp_path: Path) -> None:
+    """DeepSpeed reads its files with `weights_only=False`."""
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return exec, (f"open({str(ran)!r}, 'w')",)
+
+    place = copied(run, tmp_path)
+    write_zero(place, run.names)
+    with zipfile.ZipFile(place / SECOND, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"optimizer_state_dict": Evil()}, protocol=2))
+
+    report = adapter_doctor.resume(run.base, place, load="no", cache=False)
+
+    assert codes(report) == {"AD810", "AD832"}
+    assert report.cause is not None
+    assert report.cause.hits[0].message.endswith("exec, which its reader would run")
+    assert not ran.exists()
