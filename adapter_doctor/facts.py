@@ -578,7 +578,7 @@ class LoadOutcome:
 
     ``stand_in``: the base was a model made of the checkpoint's names and shapes, because its own code was not run.
     ``extent`` is ``skeleton`` or ``full``; ``died`` holds the reason when the child process ended without an answer.
-    ``pass_refused`` is what PEFT is certain to raise in the first forward pass, though it loads.
+    ``pass_refused`` is why the first forward pass cannot use the adapter, though it loads.
     """
 
     extent: Literal["skeleton", "full"]

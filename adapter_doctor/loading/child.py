@@ -577,22 +577,116 @@ def kind_of_prompt(seen):
 
 
 def pass_refused(peft_model, adapter_name):
-    """What PEFT will raise in the first forward pass with a learnt prefix; empty where nothing is known to stop it.
+    """Why the first forward pass with a learnt prompt raises or passes it by; empty where nothing is known to stop it.
 
-    Its classes for classification and question answering ask the signatures only then (peft 0.21.2, `peft_model.py`).
+    PEFT gives a prefix as keys and values in a plain cache, with the sizes of the adapter's config, and asks the base
+    nothing (peft 0.21.2, `PeftModel.get_prompt`; only its classes for classification and question answering look
+    whether the forward takes a cache, and then only in the pass).
     """
     from inspect import signature
 
     config = peft_model.peft_config[adapter_name]
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
-    task = str(getattr(config.task_type, "value", config.task_type))
-    if kind != "PREFIX_TUNING" or task not in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
-        return ""
+    kind, task = (str(getattr(one, "value", one)) for one in (config.peft_type, config.task_type))
+    base = peft_model.get_base_model()
     body = getattr(peft_model, "transformer_backbone_name", None)
-    models = [peft_model.base_model] + ([peft_model.base_model.get_submodule(body)] if body else [])
-    if any("past_key_values" in signature(one.forward).parameters for one in models):
+    takes = set(signature(base.forward).parameters)
+    if kind in PROMPTS and kind not in ("PREFIX_TUNING", "CARTRIDGE"):
+        return (
+            "" if "inputs_embeds" in takes else "the base's forward takes no `inputs_embeds`, which carry the prompt."
+        )
+    if kind not in PROMPTS:
         return ""
-    return "Model does not support past key values which are required for prefix tuning."
+    if body and task in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
+        takes |= set(signature(base.get_submodule(body).forward).parameters)
+    if "past_key_values" not in takes:
+        return "the base's forward takes no `past_key_values`, which carry the prefix."
+    with contextlib.suppress(Exception):  # a base of another build than any known: nothing is known to stop it
+        return cache_refuses(base, config)
+    return ""
+
+
+def cache_refuses(base, config):
+    """Why the base's layers cannot go on from keys and values of the prefix's sizes."""
+    text = base.config.get_text_config(decoder=True) if hasattr(base.config, "get_text_config") else base.config
+    heads, width = config.num_attention_heads, config.token_dim
+    if width % heads:
+        return "the prefix has %d heads in a width of %d, which they do not divide." % (heads, width)
+    if config.num_transformer_submodules == 2 and not base.config.is_encoder_decoder:
+        return "task_type SEQ_2_SEQ_LM makes a prefix for an encoder and a decoder, and the base is a decoder alone."
+    if text.to_dict().get("kv_lora_rank"):
+        return "the base keeps compressed keys and values (latent attention), and the prefix is made of whole ones."
+    if state := keeps_state(base, text):
+        return (
+            "%s of the base keep a state of their own (linear attention, convolution), and no keys and values." % state
+        )
+    kept = [(first_number(one, "layer_idx", "layer_id"), cache) for one in base.modules() if (cache := cache_of(one))]
+    depth = max((number for number, _ in kept), default=0) + 1
+    if base.config.is_encoder_decoder and depth > config.num_layers:  # a base that is a decoder alone: AD307
+        return "the prefix is made for %d layers, and the decoder has %d." % (config.num_layers, depth)
+    wanted = list(dict.fromkeys(cache for _, cache in kept))
+    given = (heads, width // heads, width // heads)
+    if base.config.model_type in brought_to_order():
+        return ""
+    if any(kind in base.config.model_type for kind in ("gemma2", "gemma3_text", "gemma4")):
+        # PEFT cuts the prefix to each layer's size, and leaves out those that it is too small for.
+        wanted = [] if any(one <= given and one[1] <= given[1] for one in wanted) else wanted
+    for one in wanted:
+        if one != given:
+            own = "%d of %d" % one[:2] if one[1] == one[2] else "%d of %d and %d" % one
+            return "the prefix has %d heads of %d, and the base's keys and values %s." % (*given[:2], own)
+    return ""
+
+
+def cache_of(module):
+    """(heads, their width in keys, in values) of what an attention puts into the cache; None for any other module."""
+    if first_number(module, "layer_idx", "layer_id") is None or getattr(module, "is_cross_attention", False):
+        return None
+    size = first_number(
+        module, "head_dim", "attention_head_size", "head_size", "key_value_proj_dim", "depth", "dim_head"
+    )
+    keys, values = (getattr(getattr(module, name, None), "out_features", None) for name in ("k_proj", "v_proj"))
+    if not size:
+        return None
+    if keys and values:
+        return (keys // size, size, values * size // keys)
+    if getattr(module, "new_decoder_architecture", False):  # Falcon repeats its keys before it keeps them
+        return (module.num_heads, size, size)
+    counts = ("num_key_value_heads", "num_kv_heads", "kv_heads", "num_heads", "num_attention_heads", "n_heads")
+    number = first_number(module, *counts) or first_number(getattr(module, "config", None), "num_attention_heads")
+    return (number, size, size) if number else None
+
+
+def brought_to_order():
+    """Model types whose prefix PEFT brings into their own order, which it did for older transformers."""
+    from peft.utils import constants
+
+    return getattr(constants, "TRANSFORMERS_MODELS_TO_PREFIX_TUNING_POSTPROCESS_MAPPING", {})
+
+
+def first_number(thing, *names):
+    return next((value for name in names if isinstance(value := getattr(thing, name, None), int)), None)
+
+
+def keeps_state(base, text):
+    """Which layers go on from more than keys and values, by the cache that transformers makes for this config."""
+    import inspect
+
+    from transformers import cache_utils
+
+    try:
+        layers = cache_utils.DynamicCache(config=text).layers
+    except Exception:  # transformers before 4.56 makes none from a config
+        return ""
+    source = inspect.getsource(inspect.getmodule(type(base)))
+    found = 0
+    for layer in layers:
+        more = {
+            name
+            for name in set(dir(layer)) - set(dir(cache_utils.DynamicLayer))
+            if name.startswith(("update_", "store_"))
+        }
+        found += any(name in source for name in more) or (bool(more) and "uses cache of its own" in source)
+    return "%d layers" % found if found else ""
 
 
 def shared_names(model):
