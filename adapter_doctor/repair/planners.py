@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapter_doctor.repair import contents, experts, foreign, layouts, losses, names, settings
+from adapter_doctor.repair import contents, experts, foreign, layouts, losses, names, rotations, settings
 from adapter_doctor.repair.plan import Planner
 
 PLANNERS: tuple[Planner, ...] = (
@@ -18,6 +18,7 @@ PLANNERS: tuple[Planner, ...] = (
     layouts.split,
     layouts.stack_experts,
     experts.turn_experts,
+    rotations.turn_rotations,
     losses.zero_nan,
     losses.drop_layers,
     losses.drop_rows,
