@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapter_doctor.facts import TensorInfo
+from adapter_doctor.formats import common_opcodes
 
 MAX_PICKLE = 50_000_000
 MAX_OPCODES = 5_000_000
@@ -189,22 +190,26 @@ class _Machine:
 
     def run(self) -> tuple[Any, tuple[tuple[str, str], ...], int]:
         """The value, the globals named, and how many bytes the pickle took."""
-        count = 0
+        count = position = 0
+        stream = io.BytesIO(self.pickle)
+        machine = self.stack, self.marks, self.memo, self._call, _Storage.from_id
         try:
-            for opcode, argument, position in pickletools.genops(self.pickle):
-                count += 1
-                if count > MAX_OPCODES:
-                    raise BadPickle("too-large", f"its pickle has more than {MAX_OPCODES:,} opcodes")
+            while count < MAX_OPCODES:
+                position, done = common_opcodes.follow(self.pickle, position, MAX_OPCODES - count, *machine)
+                stream.seek(position)
+                opcode, argument, _ = next(pickletools.genops(stream))
+                count += done + 1
+                position = stream.tell()
                 if opcode.name == "STOP":
-                    return (self.stack.pop() if self.stack else None), tuple(self.names), (position or 0) + 1
+                    return (self.stack.pop() if self.stack else None), tuple(self.names), position
                 self._step(opcode.name, argument)
+            raise BadPickle("too-large", f"its pickle has more than {MAX_OPCODES:,} opcodes")
         except BadPickle:
             raise
         except Exception as error:  # pickletools and a broken stack raise many kinds; none says more than "broken"
             short = "exhausted" in str(error) or "not enough data" in str(error)
             state = "truncated" if short else "unreadable"
             raise BadPickle(state, f"it is neither a zip nor a readable pickle ({str(error)[:80]})") from None
-        raise AssertionError("genops ends with STOP or raises")
 
     def _step(self, op: str, argument: Any) -> None:
         stack = self.stack
@@ -223,8 +228,8 @@ class _Machine:
         elif op == "EMPTY_TUPLE":
             stack.append(())
         elif op in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            number = int(op[-1])
-            stack[-number:] = [tuple(stack[-number:])]
+            items = [stack.pop() for _ in range(int(op[-1]))]
+            stack.append(tuple(reversed(items)))
         elif op in ("TUPLE", "LIST", "FROZENSET"):
             items = self._to_mark()
             stack.append(items if op == "LIST" else tuple(items))
