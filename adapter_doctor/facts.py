@@ -745,14 +745,16 @@ class MomentsPart:
 class Shards:
     """The files in which an engine kept the optimizer's state apart, a part for each of ``world`` processes.
 
-    ``folder`` is that of the step, ``lost`` are files that are due and not there, and ``broken`` those that cannot be
-    read, with why. ``parts`` tell where the moments lie, where the state could be put together.
+    ``folder`` is that of the step, ``lost`` are files that are due and not there, ``broken`` those that cannot be read,
+    with why, and ``empty`` names the one that should hold the adapter and holds nothing. ``parts`` tell where the
+    moments lie, where the state could be put together.
     """
 
     folder: str
     world: int
     lost: tuple[str, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()
+    empty: str = ""
     parts: tuple[MomentsPart, ...] = field(default=(), repr=False)
 
 

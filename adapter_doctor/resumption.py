@@ -14,8 +14,10 @@ from adapter_doctor.engine import judge
 from adapter_doctor.errors import DoctorError
 from adapter_doctor.facts import (
     AdapterConfig,
+    AdapterTensors,
     BaseModules,
     Checkpoint,
+    ConfigFile,
     Facts,
     Fit,
     Missing,
@@ -24,10 +26,11 @@ from adapter_doctor.facts import (
     ResumePlan,
     RunOutcome,
     Serving,
-    Shards,
     TrainableParameters,
+    WeightsFiles,
 )
 from adapter_doctor.formats import bounded_json
+from adapter_doctor.formats.parameter_splits import in_places
 from adapter_doctor.gather.adapter import CONFIG
 from adapter_doctor.gather.checkpoint import adapter_folder, complete, gather_training, numbered
 from adapter_doctor.gather.zero import zero_values
@@ -112,6 +115,7 @@ def resume(
     )  # fmt: skip
     facts = Facts({**examined.facts.known, **training.known})
     facts = facts.adding(trained) if trained is not None else _with_trainables(facts, load == "no")
+    facts = _as_fsdp_reads_it(facts)
     facts = _with_values(source, facts, load == "no", values)
     facts = facts.lacking(Missing("no --for", waived=True), Serving)
     outcomes, suppressed = suppress(judge(rules, facts), reasons, frozenset())
@@ -184,27 +188,49 @@ def _adapter_in(source: Source, opening: Mapping[str, Any]) -> Source:
 def _asked(source: Source, facts: Facts, values: bool) -> dict[str, Any]:
     """What the child is asked for beyond the load."""
     state = facts.get(OptimizerState)
-    if not values or isinstance(state, Missing) or state.absent or _shards(facts) is not None:
+    if not values or isinstance(state, Missing) or state.absent or _in_parts(facts):
         return {"train": True}
     path = source.path(state.file)
     return {"train": True, "optimizer": str(path.absolute()), "inside": state.inside} if path else {"train": True}
 
 
-def _shards(facts: Facts) -> Shards | None:
+def _in_parts(facts: Facts) -> bool:
+    """Whether the optimizer's state lies in other files than the one that torch would load."""
     checkpoint = facts.get(Checkpoint)
-    return None if isinstance(checkpoint, Missing) else checkpoint.shards
+    return (
+        not isinstance(checkpoint, Missing)
+        and checkpoint.shards is not None
+        and checkpoint.optimizer not in checkpoint.files
+    )
+
+
+def _as_fsdp_reads_it(facts: Facts) -> Facts:
+    """FSDP pairs moments with parameters by name, and may keep the adapter in a form of its own alone."""
+    checkpoint, state = facts.get(Checkpoint), facts.get(OptimizerState)
+    if isinstance(checkpoint, Missing) or checkpoint.writer != "fsdp":
+        return facts
+    trained = facts.get(TrainableParameters)
+    if isinstance(state, OptimizerState) and isinstance(trained, TrainableParameters):
+        facts = facts.adding(in_places(state, trained))
+    if adapter_folder(checkpoint.files) is None:
+        why = Missing("the adapter lies in pytorch_model_fsdp_0, in a form that only FSDP and the training's code read")
+        own = (ConfigFile, WeightsFiles, AdapterConfig, AdapterTensors)
+        facts = Facts({kind: one for kind, one in facts.known.items() if kind not in own}).lacking(why, *own)
+    return facts
 
 
 def _with_values(source: Source, facts: Facts, static: bool, values: bool) -> Facts:
     """What the values of the moments tell: read by the child, and of an engine's shards here, which it cannot load."""
-    shards = _shards(facts)
+    checkpoint = facts.get(Checkpoint)
+    shards = checkpoint.shards if isinstance(checkpoint, Checkpoint) and _in_parts(facts) else None
     if shards is not None and values and not static:
         lacking = shards.lost or shards.broken
         read = (
             zero_values(source, shards)
             if shards.parts
             else Missing(
-                "files of the state are missing" if lacking else "it is not known where they lie", bool(lacking)
+                "files of the state are missing" if lacking else "the values in the shards are read by FSDP alone",
+                bool(lacking),
             )
         )
         return facts.lacking(read, OptimizerValues) if isinstance(read, Missing) else facts.adding(read)
@@ -260,6 +286,8 @@ def how_to_resume(checkpoint: Checkpoint, state: OptimizerState | Missing, promp
     place = checkpoint.reference
     if checkpoint.writer == "accelerate":
         return f"prepare the same model, optimizer and scheduler, then `accelerator.load_state({place!r})`"
+    if checkpoint.writer == "fsdp" and adapter_folder(checkpoint.files) is None:
+        return f"`model = get_peft_model(base, config)` with the config of the training, then {_go_on(checkpoint)}"
     folder = "/".join(filter(None, (place.rstrip("/"), checkpoint.adapter_folder)))
     model = f"model = PeftModel.from_pretrained(base, {folder!r}, is_trainable=True)"
     if checkpoint.writer == "torch":
@@ -271,9 +299,13 @@ def how_to_resume(checkpoint: Checkpoint, state: OptimizerState | Missing, promp
         model = model.replace(", is_trainable", f", adapter_name={name[0]!r}, is_trainable")
     if prompt:  # PEFT refuses to load a learnt prompt for training; the Trainer loads it into a new one
         model = "model = get_peft_model(base, config)` with the config of the training, not the saved one"
-        return f"`{model}, then `trainer.train(resume_from_checkpoint={place!r})`"
+        return f"`{model}, then {_go_on(checkpoint)}"
+    return f"`{model}`, then {_go_on(checkpoint)}"
+
+
+def _go_on(checkpoint: Checkpoint) -> str:
     under = {"deepspeed": " under DeepSpeed as before", "fsdp": " under FSDP as before"}.get(checkpoint.writer, "")
-    return f"`{model}`, then `trainer.train(resume_from_checkpoint={place!r})`{under}"
+    return f"`trainer.train(resume_from_checkpoint={checkpoint.reference!r})`{under}"
 
 
 def what_is_lost(state: OptimizerState) -> str:

@@ -122,10 +122,10 @@ def test_the_files_tell_who_wrote_a_checkpoint(files: list[str], writer: str) ->
     assert writer_of(dict.fromkeys(files, 1)) == writer
 
 
-def test_a_state_that_fsdp_saved_whole_is_not_judged_by_position(run: Path, out: Path) -> None:
+def test_a_state_of_fsdp_without_names_is_not_judged_by_position(run: Path, out: Path) -> None:
     place = out / "checkpoint-3"
+    shutil.copyfile(place / "optimizer.pt", place / "pytorch_model_fsdp.bin")
     (place / "optimizer.pt").rename(place / "optimizer.bin")
-    (place / "pytorch_model_fsdp.bin").write_bytes(b"PK")
 
     report = resume(run, place)
 

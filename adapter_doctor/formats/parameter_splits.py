@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from adapter_doctor.facts import Moments, OptimizerState, Trainable, TrainableParameters
+from adapter_doctor.facts import Moments, OptimizerState, ParameterGroup, Trainable, TrainableParameters
 
 TRAINER = "the Trainer"
 
@@ -43,6 +44,23 @@ def split_of(sizes: Sequence[int], trainables: TrainableParameters) -> tuple[str
         places = {one.place: one for one in trainables.parameters}
         return "an optimizer made of all parameters, frozen ones too", tuple(map(places.get, range(trainables.total)))
     return None
+
+
+def in_places(state: OptimizerState, trainables: TrainableParameters) -> OptimizerState:
+    """A state whose parameters go by names, as FSDP saves it, with them in the places where the Trainer has them.
+
+    What it has beyond them counts as extra. One that names none of them is left as it is.
+    """
+    names = {one.name for one in trainables.parameters}
+    if not names & set(state.order):
+        return state
+    options = [group.options for group in state.groups]
+    groups = tuple(
+        ParameterGroup(tuple(one.name for one in group), options[min(number, len(options) - 1)])
+        for number, group in enumerate(trainables.groups)
+    )
+    beyond = tuple(f"state[{one!r}]" for one in state.order if one not in names)
+    return replace(state, groups=groups, extra=state.extra + beyond)
 
 
 Pair = tuple[int | str, Trainable, Moments | None]

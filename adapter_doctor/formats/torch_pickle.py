@@ -21,7 +21,7 @@ MAX_PICKLE = 50_000_000
 MAX_OPCODES = 5_000_000
 MAX_ENTRIES = 500_000
 
-_STORAGE = {
+DTYPES = {
     "FloatStorage": ("F32", 4), "DoubleStorage": ("F64", 8), "HalfStorage": ("F16", 2), "BFloat16Storage": ("BF16", 2),
     "LongStorage": ("I64", 8), "IntStorage": ("I32", 4), "ShortStorage": ("I16", 2), "CharStorage": ("I8", 1),
     "ByteStorage": ("U8", 1), "BoolStorage": ("BOOL", 1), "UntypedStorage": ("U8", 1),
@@ -58,6 +58,10 @@ torchao allows its own as soon as it is imported, which an optimizer of its does
 """
 
 
+_KEYS = frozenset({"torch.distributed.checkpoint.metadata.MetadataIndex"})
+"""Objects that are kept where they are the keys of a dict."""
+
+
 class BadPickle(ValueError):
     """Not a usable torch file. ``state`` is as in :class:`adapter_doctor.facts.FileState`."""
 
@@ -87,7 +91,7 @@ class Listing:
 
 
 def _harmless(module: str, name: str) -> bool:
-    return (module, name) in _HARMLESS or (module in ("torch", "torch.storage") and name in _STORAGE)
+    return (module, name) in _HARMLESS or (module in ("torch", "torch.storage") and name in DTYPES)
 
 
 def read_listing(
@@ -274,6 +278,8 @@ class _Machine:
             state = stack.pop()
             if isinstance(stack[-1], Opaque) and isinstance(state, dict):
                 stack[-1].state = state
+            elif isinstance(stack[-1], Opaque) and isinstance(state, tuple):
+                stack[-1].arguments = state
         elif op == "BINPERSID":
             stack.append(_Storage.from_id(stack.pop()))
         elif op == "PERSID":
@@ -306,7 +312,8 @@ class _Machine:
 
     def _set(self, key: Any, value: Any) -> None:
         target = self.stack[-1]
-        if isinstance(target, dict) and isinstance(key, (str, int)):
+        plain = isinstance(key, (str, int)) or (isinstance(key, Opaque) and key.name in _KEYS)
+        if isinstance(target, dict) and plain:
             target[key] = value
 
     def _global(self, module: str, name: str) -> Opaque:
@@ -335,7 +342,7 @@ class _Machine:
             return Opaque("tensor")
         # `_rebuild_tensor_v3` keeps an untyped storage and names the dtype behind the hooks.
         kind = rest[2].name.rpartition(".")[2] if len(rest) > 2 and isinstance(rest[2], Opaque) else storage.kind
-        dtype, width = _STORAGE.get(kind, (kind, 0))
+        dtype, width = DTYPES.get(kind, (kind, 0))
         info = TensorInfo(dtype, shape)
         start = self.starts.get(f"{self.folder}data/{storage.key}", 0)
         if not start or not width or not _dense(shape, stride):
@@ -348,7 +355,7 @@ def _wrapper(dtype: Any, shape: Any) -> Any:
     """A tensor of a class of its own, such as torchao's quantized moments: as what it stands for, with no bytes of its own."""
     if not isinstance(dtype, Opaque) or not isinstance(shape, tuple) or any(type(size) is not int for size in shape):
         return Opaque("tensor")
-    return TensorInfo(_STORAGE.get(dtype.name.rpartition(".")[2], (dtype.name, 0))[0], shape)
+    return TensorInfo(DTYPES.get(dtype.name.rpartition(".")[2], (dtype.name, 0))[0], shape)
 
 
 def _axes(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:

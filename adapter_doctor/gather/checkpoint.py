@@ -26,6 +26,7 @@ from adapter_doctor.facts import (
 )
 from adapter_doctor.formats import bounded_json, torch_pickle
 from adapter_doctor.formats.optimizer_state import NoOptimizerState, plain_fields, read_state
+from adapter_doctor.gather.fsdp import distributed, gather_fsdp, gather_whole
 from adapter_doctor.gather.zero import gather_zero
 from adapter_doctor.sources import Source, Unreachable
 
@@ -37,7 +38,6 @@ _NUMPY = re.compile(
     r"(numpy(\._?core)?(\.multiarray)?\.(_reconstruct|ndarray|dtype)|numpy\.dtypes\.\w+|_codecs\.encode)"
 )
 _STEPS = {"F32": "<f", "F64": "<d", "I64": "<q", "I32": "<i"}
-_NAMES = {"deepspeed": "DeepSpeed", "fsdp": "FSDP"}
 _ENGINES = {
     "deepspeed": re.compile(r"global_step\d+/.*(model|optim)_states\.pt$|latest$|zero_to_fp32\.py$"),
     "fsdp": re.compile(r"(pytorch_model_fsdp(_\d+/.*|.*\.bin)|optimizer_\d+/.*|optimizer_\d+_rank\d+\.bin)$"),
@@ -59,8 +59,10 @@ def complete(source: Source) -> str:
     try:
         files = source.files()
         writer = writer_of(files)
-        if writer == "deepspeed":
-            shards, _ = gather_zero(source, files, _opened, lambda _: None)
+        if writer == "deepspeed" or (writer == "fsdp" and distributed(files)):
+            zero = writer == "deepspeed"
+            read = gather_zero(source, files, _opened, lambda _: None) if zero else gather_fsdp(source, files, _opened)
+            shards = read[0]
             lacking = [f"it has no {name}" for name in shards.lost] + [
                 f"its {one}: {why}" for one, why in shards.broken
             ]
@@ -128,6 +130,10 @@ def gather_training(source: Source, facts: Facts, optimizer: str | None, plan: R
     shards: Shards | None = None
     if writer == "deepspeed":
         shards, kept = gather_zero(source, files, _opened, partial(_number, source))
+    elif writer == "fsdp" and distributed(files):
+        shards, kept = gather_fsdp(source, files, _opened)
+    elif writer == "fsdp":
+        shards = gather_whole(source, files, _opened)
     facts = facts.adding(
         Checkpoint(
             source.reference, files, {**states, optimizer: state}, writer, optimizer, adapter_folder(files) or "",
@@ -151,13 +157,13 @@ def _optimizer_facts(
 ) -> tuple[FileState, OptimizerState | Missing]:
     """The state of the optimizer's file, and what it holds; nothing is left to judge where there is none."""
     state = states.get(name, FileState(name, "absent", f"there is no {name}"))
-    if writer in ("deepspeed", "fsdp") and (state.ok or state.state == "absent"):
-        return state, Missing(f"the optimizer's state is in a form that only {_NAMES[writer]} puts together")
     if not state.ok:
         return state, Missing(f"there is no optimizer state to judge: {state.detail}", waived=True)
-
     try:
-        return state, read_state(value, name, partial(_number, source))
+        found = read_state(value, name, partial(_number, source))
+        if writer == "fsdp" and not all(isinstance(one, str) for one in found.order):
+            return state, Missing("the optimizer's state is in a form that only FSDP puts together")
+        return state, found
     except NoOptimizerState as other:
         told = f"holds {', '.join(other.found[:5])}" if other.found else "holds no dict"
         return FileState(name, "foreign", told, state.size), Missing(f"{name} is no optimizer's state", waived=True)

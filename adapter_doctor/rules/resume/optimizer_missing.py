@@ -24,7 +24,10 @@ def optimizer_missing(checkpoint: Checkpoint) -> Iterator[Hit]:
     the adapter with `is_trainable=True` and train anew with a warm-up, without `resume_from_checkpoint`.
     """
     state = checkpoint.state(checkpoint.optimizer)
-    if state.state == "absent" and checkpoint.writer not in ("deepspeed", "fsdp"):
+    sharded = checkpoint.writer == "deepspeed" or (
+        checkpoint.writer == "fsdp" and any(name.startswith("optimizer_") for name in checkpoint.files)
+    )
+    if state.state == "absent" and not sharded:
         lost = "its moments and the learning rate's schedule begin anew"
         if checkpoint.state("scheduler.pt").state == "absent":
             yield Hit(f"there is neither {state.name} nor scheduler.pt: {lost}", where=checkpoint.reference)

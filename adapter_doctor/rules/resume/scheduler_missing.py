@@ -23,10 +23,11 @@ def scheduler_missing(checkpoint: Checkpoint) -> Iterator[Hit]:
     ## Fix
     Copy `scheduler.pt` of the same checkpoint back. Where it is lost, resume from an older checkpoint.
     """
-    there = checkpoint.writer == "trainer" and checkpoint.state(checkpoint.optimizer).ok
-    if there and checkpoint.state("scheduler.pt").state == "absent":
+    whole = checkpoint.writer in ("trainer", "fsdp") and checkpoint.state(checkpoint.optimizer).ok
+    parts = checkpoint.writer == "fsdp" and any(name.startswith("optimizer_0/") for name in checkpoint.files)
+    if (whole or parts) and checkpoint.state("scheduler.pt").state == "absent":
         yield Hit(
-            f"there is {checkpoint.optimizer} and no scheduler.pt: the Trainer would load neither",
+            f"there is {'optimizer_0' if parts else checkpoint.optimizer} and no scheduler.pt: the Trainer would load neither",
             where=checkpoint.reference,
             fix=f"resume from {checkpoint.older[0]}, which is whole" if checkpoint.older else None,
         )

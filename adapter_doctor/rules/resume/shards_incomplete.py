@@ -30,8 +30,9 @@ def shards_incomplete(checkpoint: Checkpoint) -> Iterator[Hit]:
     fix = f"resume from {checkpoint.older[0]}, which is whole" if checkpoint.older else None
     if shards.lost:
         more = f" and {len(shards.lost) - 1} further files" if len(shards.lost) > 1 else ""
+        saved = f", of what {shards.world} processes saved" if shards.world > 1 else ""
         yield Hit(
-            f"there is no {shards.lost[0]}{more}, of what {shards.world} processes saved",
+            f"there is no {shards.lost[0]}{more}{saved}",
             where=checkpoint.reference, count=len(shards.lost), examples=some(shards.lost[1:]), fix=fix,
         )  # fmt: skip
     for name, why in shards.broken:

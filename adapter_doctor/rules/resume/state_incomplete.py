@@ -37,11 +37,12 @@ def state_incomplete(state: OptimizerState) -> Iterator[Hit]:
             f"{len(lacking)} of {len(state.moments)} parameters have moments without `{'`, `'.join(names)}`",
             where=state.file, count=len(lacking), examples=(f"state[{key!r}]",),
         )  # fmt: skip
-    rates = [number for number, group in enumerate(state.groups) if "lr" not in group.options]
+    rates = [number for number, group in enumerate(state.groups) if group.options and "lr" not in group.options]
     if rates:
         yield Hit(f"{len(rates)} of {len(state.groups)} groups have no `lr`", where=state.file, count=len(rates))
     elif kind is not None and kind_of_groups(state) is None and kind.options and kind.needed:
-        absent = sorted(kind.options - set(state.groups[0].options) - _GIVEN) if state.groups else []
+        options = set(state.groups[0].options) if state.groups else set()
+        absent = sorted(kind.options - options - _GIVEN) if options else []
         if absent:
             yield Hit(f"the groups have no `{'`, `'.join(absent)}`, which {kind.name} reads", where=state.file)
 

@@ -25,7 +25,8 @@ def trainer_state_unusable(checkpoint: Checkpoint) -> Iterator[Hit]:
     state = checkpoint.state("trainer_state.json")
     if checkpoint.writer in ("trainer", "deepspeed", "fsdp") and not state.ok:
         fix = f"resume from {checkpoint.older[0]}, which is whole" if checkpoint.older else None
-        if state.state == "absent" and checkpoint.state(checkpoint.optimizer).state == "absent":
+        kept = checkpoint.shards is not None or checkpoint.state(checkpoint.optimizer).state != "absent"
+        if state.state == "absent" and not kept:
             yield Hit("there is neither trainer_state.json nor an optimizer's state: this is no training checkpoint",
                       where=checkpoint.reference, fix=fix)  # fmt: skip
         else:

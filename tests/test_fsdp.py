@@ -1,0 +1,186 @@
+"""Checkpoints that FSDP really saved, in shards and whole: what is judged by name, and what lacks."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsdp_checkpoint
+import peft
+import pytest
+import tiny
+import training
+
+import adapter_doctor
+from adapter_doctor.loading.process import LoadingChild
+from adapter_doctor.report import Report
+
+torch = pytest.importorskip("torch")
+from torch.distributed.checkpoint.api import CheckpointException  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # torch.distributed's own
+
+WIDE: dict[str, Any] = {"r": 8}
+MORE: dict[str, Any] = {"target_modules": ["q_proj", "k_proj", "v_proj"]}
+FEWER: dict[str, Any] = {"target_modules": ["q_proj"]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Checkpoints as the Trainer writes them under FSDP: `sharded`, `whole`, `empty`; and their base."""
+    folder = tmp_path_factory.mktemp("run")
+    training.train(folder / "out", training.lora(), weight_decay=0.1)
+    tiny.by_name("llama").build().save_pretrained(folder / "base")
+    with fsdp_checkpoint.process_group(folder):
+        for name in ("sharded", "whole", "empty"):
+            place = folder / name
+            shutil.copytree(training.halfway(folder / "out"), place)
+            (place / "optimizer.pt").unlink()
+            if name != "whole":  # the Trainer leaves the adapter to the shards then
+                for file in ("adapter_model.safetensors", "adapter_config.json", "training_args.bin"):
+                    (place / file).unlink()
+            fsdp_checkpoint.train_and_save(place, full=name == "whole", adapter=name != "empty")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[LoadingChild]:
+    with LoadingChild() as one:
+        yield one
+
+
+def copied(run: Path, name: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run / name, tmp_path / "checkpoint-3"))
+
+
+def codes(report: Report) -> set[str]:
+    return {one.rule.code for one in report.findings if one.rule.code.startswith("AD8") and one.consequence_of is None}
+
+
+def model(**config: Any) -> Any:
+    return peft.get_peft_model(tiny.by_name("llama").build(), training.lora(**config))
+
+
+def test_shards_alone_leave_the_verdict_open_and_tell_how_to_go_on(run: Path) -> None:
+    report = adapter_doctor.resume(run / "base", run / "sharded", load="no", cache=False)
+
+    assert (report.verdict, codes(report)) == ("undetermined", {"AD810"}), str(report)
+    assert "get_peft_model(base, config)` with the config of the training" in " ".join(report.notes)
+    assert "under FSDP as before" in " ".join(report.notes)
+
+
+@pytest.mark.parametrize(("config", "says", "refused"), [
+    ({}, set(), False), (WIDE, {"AD804"}, True), (MORE, {"AD814"}, True), (FEWER, {"AD807"}, False),
+])  # fmt: skip
+def test_shards_are_held_against_the_model_in_memory_by_name(
+    config: dict[str, Any], says: set[str], refused: bool, run: Path
+) -> None:
+    report = adapter_doctor.resume(model(**config), run / "sharded")
+
+    assert codes(report) == {"AD810", *says}, str(report)
+    assert not {one.rule.code for one in report.diagnosis.unknown} & {"AD803", "AD804", "AD805", "AD806", "AD814"}
+    if refused:
+        with pytest.raises(
+            CheckpointException, match=r"Missing key in checkpoint state_dict|Size mismatch between saved"
+        ):
+            fsdp_checkpoint.load(run / "sharded", **config)
+    else:
+        assert len(fsdp_checkpoint.load(run / "sharded", **config).state) == (6 if config else 12)
+
+
+def test_a_whole_state_is_called_resumable(run: Path, child: LoadingChild) -> None:
+    static = adapter_doctor.resume(run / "base", run / "whole", load="no", cache=False)
+    loaded = adapter_doctor.resume(run / "base", run / "whole", child=child)
+
+    for report in (static, loaded):
+        assert (report.verdict, codes(report)) == ("compatible", {"AD810"}), str(report)
+    assert not {one.rule.code for one in loaded.diagnosis.unknown if one.rule.code.startswith("AD8")}
+
+
+def first(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+    """A change to what is kept of the first parameter."""
+
+    def apply(saved: dict[str, Any]) -> None:
+        change(next(iter(saved["state"].values())))
+
+    return apply
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (first(lambda kept: kept["exp_avg"].fill_(float("nan"))), "AD819"),
+    (first(lambda kept: kept.update(exp_avg=torch.zeros(8, 32), exp_avg_sq=torch.zeros(8, 32))), "AD804"),
+    (first(lambda kept: kept.pop("exp_avg_sq")), "AD823"),
+    (lambda saved: saved["state"].pop(next(iter(saved["state"]))), "AD814"),
+    (lambda saved: saved["state"].update(elsewhere=next(iter(saved["state"].values()))), "AD807"),
+])  # fmt: skip
+def test_a_hurt_whole_state_is_given_its_rule(
+    change: Callable[[Any], Any], says: str, run: Path, tmp_path: Path, child: LoadingChild
+) -> None:
+    place = copied(run, "whole", tmp_path)
+    saved = torch.load(place / "optimizer.bin", weights_only=True)
+    change(saved)
+    torch.save(saved, place / "optimizer.bin")
+
+    report = adapter_doctor.resume(run / "base", place, child=child)
+
+    assert codes(report) == {"AD810", says}, str(report)
+
+
+def without(name: str) -> Callable[[Path], Any]:
+    return lambda place: (place / name).unlink()
+
+
+def cut(place: Path) -> None:
+    path = place / "optimizer_0" / "__0_0.distcp"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+# What the Trainer did with each, on two processes: it raises, except for the last two, which it goes on from in silence.
+@pytest.mark.parametrize(("change", "says"), [
+    (without("optimizer_0/__0_0.distcp"), {"AD832"}),  # FileNotFoundError
+    (without("pytorch_model_fsdp_0/__0_0.distcp"), {"AD832"}),
+    (without("optimizer_0/.metadata"), {"AD832"}),  # AssertionError: metadata is None
+    (lambda place: shutil.rmtree(place / "pytorch_model_fsdp_0"), {"AD832"}),  # ValueError: Can't find a valid checkpoint
+    (cut, {"AD832"}),  # RuntimeError: PytorchStreamReader
+    (without("trainer_state.json"), {"AD817"}),
+    (without("scheduler.pt"), {"AD812"}),
+    (lambda place: shutil.rmtree(place / "optimizer_0"), {"AD801"}),
+])  # fmt: skip
+def test_what_lacks_is_told(change: Callable[[Path], Any], says: set[str], run: Path, tmp_path: Path) -> None:
+    place = copied(run, "sharded", tmp_path)
+    change(place)
+
+    report = adapter_doctor.resume(run / "base", place, load="no", cache=False)
+
+    assert codes(report) - {"AD810"} == says, str(report)
+    assert "this is no training checkpoint" not in str(report)
+
+
+def test_an_adapter_that_was_not_saved_is_told(run: Path) -> None:
+    """FSDP1 saves an empty state of a PeftModel whose layers are wrapped."""
+    report = adapter_doctor.resume(run / "base", run / "empty", load="no", cache=False)
+
+    assert codes(report) == {"AD810", "AD834"}
+    assert report.verdict == "incompatible"
+
+
+def test_code_in_the_metadata_is_told_and_not_run(run: Path, tmp_path: Path) -> None:
+    """torch unpickles it as it is."""
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return exec, (f"open({str(ran)!r}, 'w')",)
+
+    place = copied(run, "sharded", tmp_path)
+    (place / "optimizer_0" / ".metadata").write_bytes(pickle.dumps(Evil(), protocol=2))
+
+    report = adapter_doctor.resume(run / "base", place, load="no", cache=False)
+
+    assert codes(report) == {"AD810", "AD832"}
+    assert report.cause is not None
+    assert "exec, which its reader would run" in report.cause.hits[0].message
+    assert not ran.exists()
