@@ -11,7 +11,8 @@ from typing import Any
 
 from adapter_doctor.facts import Moments, OptimizerState, ParameterGroup, TensorInfo
 from adapter_doctor.formats.optimizer_state import GROUPS, STATE
-from adapter_doctor.formats.torch_pickle import DTYPES, Opaque
+from adapter_doctor.formats.torch_dtypes import DTYPES
+from adapter_doctor.formats.torch_pickle import Opaque
 
 METADATA = ".metadata"
 
