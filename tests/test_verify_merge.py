@@ -318,6 +318,26 @@ def test_a_head_that_the_merged_class_lacks_is_a_doubt(bench: Bench, tmp_path: P
     assert verify_merge(base, adapter, merged).verdict == "undetermined"
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_classifier_merged_from_a_language_model_is_proven_by_the_head_that_the_adapter_brings(
+    bench: Bench, tmp_path: Path
+) -> None:
+    base, adapter, merged = bench.base("llama", torch.float32), tmp_path / "adapter", tmp_path / "merged"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj"], task_type="SEQ_CLS")
+    made = peft.get_peft_model(model, lora)
+    tiny.train_by_chance(made)
+    made.save_pretrained(adapter)
+    made.merge_and_unload().save_pretrained(merged)
+
+    found = verify_merge(base, adapter, merged)
+    assert (found.verdict, found.problems, found.doubts) == ("merged", (), ())
+    edit(merged, lambda state: state | {"score.weight": state["score.weight"] * 0})
+    assert "1 of 1 tensors that the adapter brings whole" in verify_merge(base, adapter, merged).problems[0]
+    edit(merged, lambda state: {key: value for key, value in state.items() if key != "score.weight"})
+    assert verify_merge(base, adapter, merged).verdict == "not merged"
+
+
 def test_a_quantised_merge_is_undetermined(bench: Bench, tmp_path: Path) -> None:
     base, adapter, merged = bench.merge("llama", tmp_path / "merged")
     raw = json.loads((merged / "config.json").read_text())

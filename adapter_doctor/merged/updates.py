@@ -34,10 +34,14 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """The adapter's own tensor stands in for the base's ``tensor``: a module that was saved whole, a trained bias."""
+    """The adapter's own tensor stands in for the base's ``tensor``: a module that was saved whole, a trained bias.
+
+    ``of_task`` is set for the head of a class (`score`, `classifier`) that the base's checkpoint lacks.
+    """
 
     tensor: str
     info: TensorInfo
+    of_task: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def expected(
     factors: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
     replacements, unknown = [], dict[str, str]()
     adapted = {one.module for key in tensors if (one := parse(key)) is not None}
+    heads = set(knowledge.modules_saved_for(str(config.get("task_type"))))
     for key, info in tensors.tensors.items():
         one = parse(key)
         if one is not None and one.module:
@@ -66,10 +71,12 @@ def expected(
         if own_name.endswith(".base_layer.weight") and own_name.removesuffix(".base_layer.weight") in adapted:
             continue  # PEFT's copy of an embedding that LoRA adapts
         name = names.find(own_name.replace(".base_layer.", "."))
-        if name is None:
-            unknown[key] = "the base has no tensor of this name"
-        else:
+        if name is not None:
             replacements.append(Replacement(name, info))
+        elif heads & set(own_name.split(".")):  # a head that only the class of the task has
+            replacements.append(Replacement(own_name, info, of_task=True))
+        else:
+            unknown[key] = "the base has no tensor of this name"
     updates = []
     for module, own in factors.items():
         made = _update(module, own, config, names, base, base_config)

@@ -260,10 +260,10 @@ def _elsewhere(
             problems.append(differ)
     if gone:
         absent = f"{len(gone)} of {len(rest)} tensors that the adapter does not touch are not there, such as {gone[0]!r}"  # fmt: skip
-        if _only_a_head(gone, merged, configs):
-            doubts.append(f"{absent}: the merged model is of another class than the base, without this head")
-        else:
+        if not _only_a_head(gone, merged, configs):
             problems.append(absent)
+        elif not any(one.of_task for one in wanted.replacements):  # else the adapter's own head stands in its place
+            doubts.append(f"{absent}: the merged model is of another class than the base, without this head")
     if more:
         doubts.append(f"{len(more)} tensors of the merged model are not in the base, such as {more[0]!r}")
     return problems, doubts
