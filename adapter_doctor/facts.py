@@ -785,6 +785,12 @@ class Checkpoint:
         """The state of a file; ``absent`` where it is not there."""
         return self.states.get(name, FileState(name, "absent", f"there is no {name}"))
 
+    @property
+    def by_accelerate(self) -> bool:
+        """Whether `accelerator.save_state` wrote it, by itself or with an engine, and no Trainer."""
+        random = any(name.startswith("random_states_") for name in self.files)
+        return self.writer == "accelerate" or (random and "trainer_state.json" not in self.files)
+
 
 @dataclass(frozen=True, slots=True)
 class Moments:

@@ -115,7 +115,7 @@ def resume(
     )  # fmt: skip
     facts = Facts({**examined.facts.known, **training.known})
     facts = facts.adding(trained) if trained is not None else _with_trainables(facts, load == "no")
-    facts = _as_fsdp_reads_it(facts)
+    facts = _as_it_is_read(facts)
     facts = _with_values(source, facts, load == "no", values)
     facts = facts.lacking(Missing("no --for", waived=True), Serving)
     outcomes, suppressed = suppress(judge(rules, facts), reasons, frozenset())
@@ -204,19 +204,25 @@ def _in_parts(facts: Facts) -> bool:
     )
 
 
-def _as_fsdp_reads_it(facts: Facts) -> Facts:
-    """FSDP pairs moments with parameters by name, and may keep the adapter in a form of its own alone."""
+def _as_it_is_read(facts: Facts) -> Facts:
+    """FSDP pairs moments with parameters by name; it and accelerate may save a model without an adapter's files."""
     checkpoint, state = facts.get(Checkpoint), facts.get(OptimizerState)
-    if isinstance(checkpoint, Missing) or checkpoint.writer != "fsdp":
+    if isinstance(checkpoint, Missing):
         return facts
     trained = facts.get(TrainableParameters)
-    if isinstance(state, OptimizerState) and isinstance(trained, TrainableParameters):
-        facts = facts.adding(in_places(state, trained))
-    if adapter_folder(checkpoint.files) is None:
-        why = Missing("the adapter lies in pytorch_model_fsdp_0, in a form that only FSDP and the training's code read")
+    by_name = checkpoint.writer == "fsdp" and isinstance(state, OptimizerState)
+    if by_name and isinstance(trained, TrainableParameters):
+        facts = facts.adding(in_places(state, trained))  # type: ignore[arg-type]
+    if _without_adapter_files(checkpoint):
+        why = Missing("the adapter lies among the model's own weights; how it was made is in the training's code alone")
         own = (ConfigFile, WeightsFiles, AdapterConfig, AdapterTensors)
         facts = Facts({kind: one for kind, one in facts.known.items() if kind not in own}).lacking(why, *own)
     return facts
+
+
+def _without_adapter_files(checkpoint: Checkpoint) -> bool:
+    own = checkpoint.writer == "fsdp" or checkpoint.by_accelerate
+    return own and adapter_folder(checkpoint.files) is None
 
 
 def _with_values(source: Source, facts: Facts, static: bool, values: bool) -> Facts:
@@ -224,15 +230,13 @@ def _with_values(source: Source, facts: Facts, static: bool, values: bool) -> Fa
     checkpoint = facts.get(Checkpoint)
     shards = checkpoint.shards if isinstance(checkpoint, Checkpoint) and _in_parts(facts) else None
     if shards is not None and values and not static:
-        lacking = shards.lost or shards.broken
-        read = (
-            zero_values(source, shards)
-            if shards.parts
-            else Missing(
-                "files of the state are missing" if lacking else "the values in the shards are read by FSDP alone",
-                bool(lacking),
-            )
-        )
+        if shards.parts:
+            read = zero_values(source, shards)
+        elif source.path("") is None:
+            read = Missing("the checkpoint is on the Hub; download it to have the values of its moments read")
+        else:
+            lacking = bool(shards.lost or shards.broken)
+            read = Missing("files are missing" if lacking else "only FSDP reads the values in its shards", lacking)
         return facts.lacking(read, OptimizerValues) if isinstance(read, Missing) else facts.adding(read)
     return facts.lacking(_why_unread(source, facts, static, values), OptimizerValues)
 
@@ -276,6 +280,10 @@ def _advice(facts: Facts, report: Report) -> list[str]:
         config = facts.get(AdapterConfig)
         prompt = isinstance(config, AdapterConfig) and config.is_prompt_learning
         said.append("to go on: " + how_to_resume(checkpoint, state, prompt))
+    plan = facts.get(ResumePlan)
+    if _without_adapter_files(checkpoint) and not (isinstance(plan, ResumePlan) and plan.config):
+        call = f"adapter_doctor.resume(model, {checkpoint.reference!r})"
+        said.append(f"from Python `{call}` holds the state against the PeftModel that is to be trained")
     if isinstance(state, OptimizerState) and (lost := what_is_lost(state)):
         said.append(lost)
     return said
@@ -284,9 +292,9 @@ def _advice(facts: Facts, report: Report) -> list[str]:
 def how_to_resume(checkpoint: Checkpoint, state: OptimizerState | Missing, prompt: bool = False) -> str:
     """The line of code that resumes rightly."""
     place = checkpoint.reference
-    if checkpoint.writer == "accelerate":
+    if checkpoint.by_accelerate:
         return f"prepare the same model, optimizer and scheduler, then `accelerator.load_state({place!r})`"
-    if checkpoint.writer == "fsdp" and adapter_folder(checkpoint.files) is None:
+    if _without_adapter_files(checkpoint):
         return f"`model = get_peft_model(base, config)` with the config of the training, then {_go_on(checkpoint)}"
     folder = "/".join(filter(None, (place.rstrip("/"), checkpoint.adapter_folder)))
     model = f"model = PeftModel.from_pretrained(base, {folder!r}, is_trainable=True)"

@@ -157,6 +157,38 @@ def test_a_state_of_accelerate_is_judged_and_named(run: Path, out: Path) -> None
     assert f"accelerator.load_state({str(place)!r})" in " ".join(report.notes)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers about its own future, when PEFT asks
+def test_a_state_of_accelerate_without_an_adapters_files_is_left_open(run: Path, tmp_path: Path) -> None:
+    """`save_state` saves a PeftModel whole, and its config nowhere; the model in memory tells what is to be trained."""
+    import accelerate
+    import peft
+    import tiny
+    import torch
+
+    def made(rank: int) -> Any:
+        return peft.get_peft_model(tiny.by_name("llama").build(), training.lora(r=rank))
+
+    model = made(4)
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-3)
+    accelerator = accelerate.Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    for one in model.parameters():
+        one.grad = torch.ones_like(one) if one.requires_grad else None
+    optimizer.step()
+    place = tmp_path / "state"
+    accelerator.save_state(str(place))
+
+    report = resume(run, place)
+    same, other = adapter_doctor.resume(made(4), place), adapter_doctor.resume(made(8), place)
+
+    assert (report.verdict, codes(report)) == ("undetermined", set()), str(report)
+    assert f"adapter_doctor.resume(model, {str(place)!r})" in " ".join(report.notes)
+    assert f"accelerator.load_state({str(place)!r})" in " ".join(report.notes)
+    assert codes(same) == set()
+    assert codes(other) == {"AD804"}
+    assert "AD803" not in {one.rule.code for one in same.diagnosis.unknown}
+
+
 def test_a_file_of_torchs_is_judged_beside_its_adapter(run: Path, out: Path) -> None:
     import torch
 

@@ -62,9 +62,10 @@ def codes(report: Report) -> set[str]:
     return {one.rule.code for one in report.findings if one.rule.code.startswith("AD8") and one.consequence_of is None}
 
 
-@pytest.mark.parametrize("world", [1, 2, 5])
-@pytest.mark.parametrize("stage", [1, 2, 3])
-@pytest.mark.parametrize("name", ["run", "norms"])
+@pytest.mark.parametrize(("name", "stage", "world"), [
+    ("run", 1, 1), ("run", 1, 2), ("run", 2, 2), ("run", 3, 2), ("norms", 1, 5), ("norms", 2, 2), ("norms", 2, 5),
+    ("norms", 3, 1), ("norms", 3, 2), ("norms", 3, 5),
+])  # fmt: skip
 def test_a_healthy_checkpoint_is_called_resumable(
     name: str, stage: int, world: int, child: LoadingChild, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -93,6 +94,22 @@ def test_moments_of_bitsandbytes_are_put_together_too(norms: Run, tmp_path: Path
     assert report.verdict == "compatible", str(report)
     (told,) = (one for one in report.findings if one.rule.code == "AD830")
     assert told.hits[0].message.startswith("the state is that of 32-bit AdamW of bitsandbytes")
+
+
+def test_a_state_that_accelerate_saved_under_deepspeed_needs_no_file_of_the_trainer(run: Run, tmp_path: Path) -> None:
+    place = copied(run, tmp_path)
+    write_zero(place, run.names)
+    (place / FOLDER).rename(place / "pytorch_model")
+    (place / "latest").write_text("pytorch_model")
+    (place / "scheduler.pt").rename(place / "scheduler.bin")
+    (place / "rng_state_0.pth").rename(place / "random_states_0.pkl")
+    for name in ("trainer_state.json", "training_args.bin", "rng_state_1.pth"):
+        (place / name).unlink()
+
+    report = adapter_doctor.resume(run.base, place, load="no", cache=False)
+
+    assert (report.verdict, codes(report)) == ("compatible", {"AD810"}), str(report)
+    assert "accelerator.load_state(" in " ".join(report.notes)
 
 
 def test_a_checkpoint_without_zero_is_judged_as_well(run: Run, tmp_path: Path, child: LoadingChild) -> None:

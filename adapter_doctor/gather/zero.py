@@ -22,7 +22,7 @@ from adapter_doctor.formats.zero_state import NotTogether, put_together
 from adapter_doctor.gather.values import gather_values
 from adapter_doctor.sources import Source, Unreachable
 
-LATEST = "latest"
+LATEST, SCHEDULER, TRAINER = "latest", "scheduler.pt", "trainer_state.json"
 MOST_FILES = 2048
 _OPTIMIZER = re.compile(r"((?:bf16_|fp16_)?)zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
 _MODEL = re.compile(r"(zero_pp_rank_\d+_)?mp_rank_00_model_states\.pt")
@@ -50,8 +50,8 @@ def gather_zero(
     model = values[models[0]] if isinstance(values[models[0]], dict) else {}
     world = model.get("dp_world_size")
     world = world if isinstance(world, int) and 0 < world <= MOST_FILES else shards.world
-    if "scheduler.pt" not in files and model.get("lr_scheduler", ...) is None:  # the Trainer's own, which it opens
-        lost = (*lost, "scheduler.pt")
+    if SCHEDULER not in files and TRAINER in files and model.get("lr_scheduler", ...) is None:
+        lost = (*lost, SCHEDULER)  # the Trainer opens its own without a look
     due = _due(models[0], optimizers, world) if optimizers or not isinstance(model.get("optimizer"), dict) else []
     shards = replace(
         shards, world=world,

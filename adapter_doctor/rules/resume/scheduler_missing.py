@@ -25,7 +25,7 @@ def scheduler_missing(checkpoint: Checkpoint) -> Iterator[Hit]:
     """
     whole = checkpoint.writer in ("trainer", "fsdp") and checkpoint.state(checkpoint.optimizer).ok
     parts = checkpoint.writer == "fsdp" and any(name.startswith("optimizer_0/") for name in checkpoint.files)
-    if (whole or parts) and checkpoint.state("scheduler.pt").state == "absent":
+    if (whole or parts) and not checkpoint.by_accelerate and checkpoint.state("scheduler.pt").state == "absent":
         yield Hit(
             f"there is {'optimizer_0' if parts else checkpoint.optimizer} and no scheduler.pt: the Trainer would load neither",
             where=checkpoint.reference,

@@ -23,7 +23,7 @@ def trainer_state_unusable(checkpoint: Checkpoint) -> Iterator[Hit]:
     Resume from a checkpoint that has it.
     """
     state = checkpoint.state("trainer_state.json")
-    if checkpoint.writer in ("trainer", "deepspeed", "fsdp") and not state.ok:
+    if checkpoint.writer != "torch" and not checkpoint.by_accelerate and not state.ok:
         fix = f"resume from {checkpoint.older[0]}, which is whole" if checkpoint.older else None
         kept = checkpoint.shards is not None or checkpoint.state(checkpoint.optimizer).state != "absent"
         if state.state == "absent" and not kept:
