@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapter_doctor.facts import BaseModules, Fused, Module, RemoteCode, Rename
-from adapter_doctor.formats.module_widths import Width
+from adapter_doctor.formats.module_widths import Width, depth_of
 from adapter_doctor.knowledge.remote_code import Pattern, RemoteModel, filled, match, remote_models
 
 Fits = Callable[[str, str], bool]
@@ -94,6 +94,8 @@ class _Attempt:
         if not explained or explained * 2 <= len(self.paths):
             return None
         model = self.model
+        if not model.since and depth_of(self.paths) not in self.base.layer_counts.values():
+            return None  # any model may be copied into this layout, and GPT-2, too, has an `attn.c_attn`
         code = RemoteCode(
             model.whose, model.built_in[0], model.since, self.in_adapter, model.repository, model.converted, model.load,
             model.needs, fused,

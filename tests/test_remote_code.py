@@ -298,18 +298,87 @@ def test_updates_that_rows_do_not_tell_apart_are_not_said_to_be_mended(child: Lo
     assert "remote code" not in repair.before.cause.hits[0].message
 
 
-def test_dora_on_fused_layers_is_told_where_it_works_and_not_mended(child: LoadingChild, tmp_path: Path) -> None:
-    transformers.AutoModelForCausalLM.from_config(transformers.GlmConfig(**TEXT, head_dim=HEAD)).save_pretrained(tmp_path / "base")  # fmt: skip
-    mine = adapter(tmp_path / "mine", {name: (torch.ones(2, into), torch.ones(out, 2)) for name, (out, into) in GLM.items()}, use_dora=True)  # fmt: skip
-    state = load_file(mine / "adapter_model.safetensors")
-    state |= {f"{PREFIX}{name}.lora_magnitude_vector": torch.ones(out) for name, (out, _) in GLM.items()}
+GLM_CONFIG = {"head_dim": HEAD, **TEXT}
+
+
+def test_half_of_an_adapter_is_not_made_to_fit(child: LoadingChild, tmp_path: Path) -> None:
+    """Its targets name nothing in the base, so that they could be written anew for just what is there."""
+    transformers.AutoModelForCausalLM.from_config(transformers.GlmConfig(**GLM_CONFIG)).save_pretrained(tmp_path / "base")  # fmt: skip
+    pairs = {name: (torch.ones(2, into), torch.ones(out, 2)) for name, (out, into) in GLM.items() if ".1.self_attention.dense" not in name}  # fmt: skip
+
+    repair = fix(tmp_path / "base", adapter(tmp_path / "mine", pairs), tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "refused"
+    assert "half of an adapter" in repair.why
+
+
+def test_targets_ranks_and_saved_modules_follow_the_names(child: LoadingChild, tmp_path: Path) -> None:
+    transformers.AutoModelForCausalLM.from_config(transformers.GlmConfig(**GLM_CONFIG)).save_pretrained(tmp_path / "base")  # fmt: skip
+    ranks = {"query_key_value": 4}
+    pairs = {}
+    for name, (out, into) in GLM.items():
+        rank = ranks.get(name.rpartition(".")[2], 2)
+        pairs[name] = torch.randn(rank, into), torch.randn(out, rank)
+    settings = {"rank_pattern": ranks, "alpha_pattern": {"query_key_value": 9}, "modules_to_save": ["output_layer"]}
+    mine = adapter(tmp_path / "mine", pairs, target_modules=r".*\.(query_key_value|dense|dense_h_to_4h)", **settings)
+    head = {f"{PREFIX}transformer.output_layer.weight": torch.randn(64, HIDDEN)}
+    save_file(load_file(mine / "adapter_model.safetensors") | head, mine / "adapter_model.safetensors")
+
+    repair = fix(tmp_path / "base", mine, tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "mended", str(repair)
+    told = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert told["target_modules"] == ["gate_up_proj", "k_proj", "o_proj", "q_proj", "v_proj"]
+    assert told["modules_to_save"] == ["lm_head"]
+    assert {name: told["rank_pattern"][name] for name in ("q_proj", "k_proj", "v_proj")} == dict.fromkeys(("q_proj", "k_proj", "v_proj"), 4)  # fmt: skip
+    loaded = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "out")  # fmt: skip
+    layer = loaded.base_model.model.model.layers[0]
+    assert (layer.self_attn.v_proj.scaling["default"], layer.self_attn.o_proj.scaling["default"]) == (2.25, 1.5)
+
+
+@pytest.mark.parametrize("name", ["glm", "internlm2 as llama"])
+def test_dora_of_fused_layers_is_taken_apart(name: str, child: LoadingChild, tmp_path: Path) -> None:
+    """Each row of W + ΔW is given the length that the magnitude says."""
+    torch.manual_seed(0)
+    case = next(one for one in CASES if one.name == name)
+    changed = transformers.AutoModelForCausalLM.from_config(case.config())
+    changed.save_pretrained(tmp_path / "base")
+    pairs, magnitudes = {}, {}
+    for path, parts in numbered(case.layers):
+        targets = [changed.get_submodule(part).weight for part in parts]
+        down, up = torch.randn(2, targets[0].shape[1]), torch.randn(sum(len(one) for one in targets), 2)
+        pairs[path], magnitude = (down, up), 1 + torch.rand(len(up))
+        magnitudes[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitude
+        for target, rows in zip(targets, parts.values(), strict=True):
+            own = slice(None) if rows is None else rows
+            raw = target.data + SCALING * up[own] @ down
+            target.data = magnitude[own, None] * raw / raw.norm(dim=1, keepdim=True)
+    mine = adapter(tmp_path / "mine", pairs, task_type="CAUSAL_LM", use_dora=True)
+    save_file(load_file(mine / "adapter_model.safetensors") | magnitudes, mine / "adapter_model.safetensors")
+
+    repair = fix(tmp_path / "base", mine, tmp_path / "out", child=child, cache=False)
+
+    assert repair.state == "mended", str(repair)
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    merged = peft.PeftModel.from_pretrained(base, tmp_path / "out").merge_and_unload().state_dict()
+    for weight, value in changed.state_dict().items():
+        torch.testing.assert_close(merged[weight], value, atol=1e-5, rtol=1e-5, msg=weight)
+
+
+def test_methods_that_are_not_taken_apart_are_told_where_they_work(child: LoadingChild, tmp_path: Path) -> None:
+    transformers.AutoModelForCausalLM.from_config(transformers.GlmConfig(**GLM_CONFIG)).save_pretrained(tmp_path / "base")  # fmt: skip
+    mine = adapter(tmp_path / "mine", {}, peft_type="LOHA", alpha=3, target_modules=["query_key_value", "dense"])
+    state: dict[str, torch.Tensor] = {}
+    for name, (out, into) in GLM.items():
+        shapes = {"hada_w1_a": (out, 2), "hada_w1_b": (2, into), "hada_w2_a": (out, 2), "hada_w2_b": (2, into)}
+        state |= {f"{PREFIX}{name}.{factor}": torch.ones(shape) for factor, shape in shapes.items()}
     save_file(state, mine / "adapter_model.safetensors")
 
     repair = fix(tmp_path / "base", mine, tmp_path / "out", child=child, cache=False)
 
     said = assert_one_cause(repair.before, "AD311")
     assert "adapter-doctor fix" not in said
-    assert said.endswith("of before the built-in class")
+    assert said.endswith("from before it was built in")
     assert repair.before.cause is not None
     assert repair.before.cause.hits[0].repairable is False
     assert repair.state == "refused"
@@ -431,10 +500,12 @@ def test_prefix_is_called_after_its_code_only_where_the_adapter_names_that_base(
 
 def test_fused_layers_of_other_models_are_not_called_remote_code() -> None:
     neox = {f"gpt_neox.layers.{n}.attention.query_key_value": (96, 32) for n in range(2)}
-    gpt2 = {f"transformer.h.{n}.attn.c_attn": (96, 32) for n in range(2)}  # 32 × 3, and the base has 32 + 16 + 16
+    gpt2 = {f"transformer.h.{n}.attn.c_attn": (64, 32) for n in range(3)}  # and the base has two layers
+    wide = {f"transformer.h.{n}.attn.c_attn": (96, 32) for n in range(2)}  # 32 × 3, and the base has 32 + 16 + 16
 
     assert outcome(neox, base_of(LLAMA), "llama") is None
     assert outcome(gpt2, base_of(LLAMA), "llama") is None
+    assert outcome(wide, base_of(LLAMA), "llama") is None
 
 
 def test_widths_of_another_size_are_not_called_remote_code() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from adapter_doctor.facts import AdapterConfig, BaseConfig, BaseModules, Comparison, Fused, Missing
@@ -13,7 +14,7 @@ from adapter_doctor.formats.adapter_keys import PREFIX, parse
 from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.knowledge.remote_code import STACKED
 from adapter_doctor.repair.plan import CannotMend, Case, Step
-from adapter_doctor.repair.recipes import Diagonal, Joined, Permuted, Recipe, Rows, Zeros
+from adapter_doctor.repair.recipes import Diagonal, Joined, Permuted, Recipe, Rows, Zeros, count
 
 _EXPERT = re.compile(r"^(?P<stack>.*\.experts)\.(?P<number>\d{1,6})\.(?P<leaf>gate_proj|up_proj|down_proj|w1|w2|w3)$")
 _ROLES = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
@@ -61,14 +62,18 @@ def fuse(case: Case) -> Step | None:
 
 
 def split(case: Case) -> Step | None:
-    """The update of a fused layer for each of its parts: the same down factor, the part's own rows of the other."""
-    base, pairs = case.facts.get(BaseModules), plain_pairs(case)
+    """The update of a fused layer for each of its parts: the same down factor, the part's own rows of the other.
+
+    DoRA divides each row by its own norm (`get_weight_norm` in tuners/lora/dora.py), so that it is taken apart alike.
+    """
+    base, pairs, magnitudes = case.facts.get(BaseModules), plain_pairs(case, dora=True), _magnitudes(case)
     if isinstance(base, Missing):
         return None
     remote = _remote(case, in_adapter=True)
     config = AdapterConfig(case.draft.config)
     made: dict[str, Pair] = {}
     alphas: dict[str, float] = {}
+    others: dict[str, Recipe] = {}
     gone = []
     for module, (down, up) in pairs.items():
         parent, _, leaf = module.rpartition(".")
@@ -79,23 +84,32 @@ def split(case: Case) -> Step | None:
         sizes = [width[0] for width in widths if width is not None]
         if sum(sizes) != up.shape[0] or len(sizes) != len(layer.parts):
             raise CannotMend(f"{module} has {up.shape[0]} rows, its parts in the base {' + '.join(map(str, sizes))}")
-        heads = size = 1
-        if layer.grouped:
-            heads, size = _heads(case, sizes)
-            up = _turned(up, heads, up.shape[0] // size // heads)
-        start = 0
-        for number, (part, rows) in enumerate(zip(layer.parts, sizes, strict=True)):
-            own: Recipe = Rows(up, start, start + rows)
-            if layer.grouped and not number:
-                own = _turned(own, rows // size // heads, heads)
+        heads = _heads(case, sizes) if layer.grouped else None
+        for part, own in zip(layer.parts, _apart(up, sizes, heads), strict=True):
             made[part] = down, own
             alphas[part] = _alpha(config, scaling_of(config, module), down.shape[0])
-            start += rows
+        if module in magnitudes:
+            tail, magnitude = magnitudes[module]
+            for part, own in zip(layer.parts, _apart(magnitude, sizes, heads), strict=True):
+                others[f"{PREFIX}{part}.{tail}"] = own
         gone.append(module)
     if not made:
         return None
     what = f"take the updates of {len(gone)} fused layers apart for {len(made)} split ones"
-    return _step(case, what, made, gone, alphas)
+    return _step(case, what, made, gone, alphas, others)
+
+
+def _apart(fused: Recipe, sizes: Sequence[int], heads: tuple[int, int] | None) -> list[Recipe]:
+    """The rows of each part; ``heads`` are number and size of the key/value heads where the rows are grouped by them."""
+    if heads is not None:
+        fused = _turned(fused, heads[0], sum(sizes) // heads[1] // heads[0])
+    start, parts = 0, list[Recipe]()
+    for rows in sizes:
+        parts.append(Rows(fused, start, start + rows))
+        start += rows
+    if heads is not None:
+        parts[0] = _turned(parts[0], sizes[0] // heads[1] // heads[0], heads[0])
+    return parts
 
 
 def _remote(case: Case, *, in_adapter: bool) -> Mapping[str, Fused]:
@@ -115,10 +129,9 @@ def _heads(case: Case, sizes: Sequence[int]) -> tuple[int, int]:
     return heads, key // heads
 
 
-def _turned(matrix: Recipe, many: int, each: int) -> Recipe:
-    """The rows of a matrix that are ``many`` times ``each`` blocks, with the blocks counted the other way round."""
-    rows, columns = matrix.shape
-    return Permuted(matrix, (many, each, rows * columns // (many * each)), (1, 0, 2), matrix.shape)
+def _turned(tensor: Recipe, many: int, each: int) -> Recipe:
+    """The rows of a tensor that are ``many`` times ``each`` blocks, with the blocks counted the other way round."""
+    return Permuted(tensor, (many, each, count(tensor) // (many * each)), (1, 0, 2), tensor.shape)
 
 
 def stack_experts(case: Case) -> Step | None:
@@ -207,20 +220,34 @@ def _whole(roles: Mapping[str, Mapping[int, str]], needed: Sequence[str], count:
 # --------------------------------------------------------------------------------------------------------- the parts
 
 
-def plain_pairs(case: Case) -> dict[str, Pair]:
-    """The two factors by module, for modules that have nothing else; none where the method is not plain LoRA."""
-    if case.draft.config.get("peft_type") != "LORA" or case.draft.config.get("use_dora"):
+def plain_pairs(case: Case, dora: bool = False) -> dict[str, Pair]:
+    """The two factors by module, for modules that have nothing else; none where the method is not plain LoRA.
+
+    With ``dora``, those of DoRA count too, which have a magnitude beside them.
+    """
+    is_dora = bool(case.draft.config.get("use_dora"))
+    if case.draft.config.get("peft_type") != "LORA" or (is_dora and not dora):
         return {}
     found: dict[str, dict[str, Recipe]] = defaultdict(dict)
     for key, recipe in case.draft.tensors.items():
         one = parse(key)
-        if one is not None and one.module:
+        if one is not None and one.module and not (is_dora and one.parameter == "lora_magnitude_vector"):
             found[one.module][one.parameter + one.tail] = recipe
     names = {"lora_A.weight", "lora_B.weight"}
     return {
         module: (own["lora_A.weight"], own["lora_B.weight"])
         for module, own in found.items()
         if own.keys() == names and all(len(one.shape) == 2 for one in own.values())
+    }
+
+
+def _magnitudes(case: Case) -> dict[str, tuple[str, Recipe]]:
+    """DoRA's magnitude by module, with what the name of its tensor ends in."""
+    parsed = ((parse(key), recipe) for key, recipe in case.draft.tensors.items())
+    return {
+        one.module: (one.parameter + one.tail, recipe)
+        for one, recipe in parsed
+        if one is not None and one.parameter == "lora_magnitude_vector"
     }
 
 
@@ -259,8 +286,15 @@ def _alpha(config: AdapterConfig, scaling: float, rank: int) -> float:
     return scaling * (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _step(case: Case, what: str, made: Mapping[str, Pair], gone: Sequence[str], alphas: Mapping[str, float]) -> Step:
-    makes: dict[str, Recipe] = {}
+def _step(
+    case: Case,
+    what: str,
+    made: Mapping[str, Pair],
+    gone: Sequence[str],
+    alphas: Mapping[str, float],
+    others: Mapping[str, Recipe] = MappingProxyType({}),
+) -> Step:
+    makes: dict[str, Recipe] = dict(others)
     for module, (down, up) in made.items():
         makes |= {f"{PREFIX}{module}.lora_A.weight": down, f"{PREFIX}{module}.lora_B.weight": up}
     config = AdapterConfig(case.draft.config)

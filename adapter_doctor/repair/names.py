@@ -59,7 +59,8 @@ def move_modules(case: Case) -> Step | None:
             key for key, path in paths.items() if path not in base.modules and renamed(path, rename) in base.modules
         )
     step = _rename(case, "AD311", keys, what, moved)
-    return replace(step, other_tree=comparison.remote is not None) if step is not None else None
+    other_tree = comparison.remote is not None or bool(rename.steps)
+    return replace(step, other_tree=other_tree) if step is not None else None
 
 
 def drop_adapter_name(case: Case) -> Step | None:
@@ -160,12 +161,20 @@ def following_patterns(config: AdapterConfig, modules: Mapping[str, str]) -> dic
 
 
 def following_names(config: Mapping[str, Any], modules: Mapping[str, str]) -> dict[str, Any]:
-    """Lists of module names in the config under the new names, where an entry names a renamed module in full."""
+    """Lists of module names in the config under the new names, where an entry names a renamed module.
+
+    In full, that is; of modules saved whole also by its last name, as they are few: a head, an embedding.
+    """
+    last: dict[str, set[str]] = {}
+    for old, new in modules.items():
+        last.setdefault(old.rpartition(".")[2], set()).add(new.rpartition(".")[2])
+    leaves = {old: new.pop() for old, new in last.items() if len(new) == 1}
     settings: dict[str, Any] = {}
     for name in ("target_modules", "exclude_modules", "modules_to_save"):
         value = config.get(name)
         if isinstance(value, list):
-            new = [modules.get(one, one) if isinstance(one, str) else one for one in value]
-            if new != value:
-                settings[name] = new
+            names = {**leaves, **modules} if name == "modules_to_save" else modules
+            moved = [names.get(one, one) if isinstance(one, str) else one for one in value]
+            if moved != value:
+                settings[name] = moved
     return settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -131,17 +132,19 @@ def cover_tensors(case: Case) -> Step | None:
     targeted = _targeted(config, base, base_config.model_type)
     if targeted is None:
         return None
-    kinds = {pattern_of(module) for module in trained}
+    strange, lacking = set[str](), targeted - trained
     if any(step.other_tree for step in case.draft.steps):
-        strange = {module for module in targeted - trained if pattern_of(module) not in kinds}
-    else:
-        strange = set()
-    if trained <= targeted and not strange:
+        kinds = {pattern_of(module) for module in trained}
+        strange = {module for module in lacking if pattern_of(module) not in kinds}
+        if _takes_all_layers(config):
+            alike = {name for name, one in base.modules.items() if one.kind in ADAPTABLE and pattern_of(name) in kinds}
+            lacking = (lacking | alike) - trained
+    if trained <= targeted and not strange and lacking <= targeted:
         return None
-    if targeted - trained - strange:
+    if lacking - strange:
         raise CannotMend(
-            f"`target_modules` covers {len(targeted - trained - strange)} modules that have no tensors, and lacks"
-            f" {len(trained - targeted)} that have: the file may be half of an adapter"
+            f"{len(trained - targeted)} modules that have tensors are not in `target_modules`, and {len(lacking - strange)}"
+            " that are, or are of the same kinds, have none: the file may be half of an adapter"
         )
     for settings in _covering(trained):
         if _targeted(AdapterConfig({**config.raw, **settings}), base, base_config.model_type) == trained:
@@ -149,6 +152,13 @@ def cover_tensors(case: Case) -> Step | None:
             what = f"set `target_modules` to {_short(settings['target_modules'])}, the {len(trained)} modules that have tensors"  # fmt: skip
             return Step("AD305", what, settings=changed)
     raise CannotMend("no `target_modules` covers just the modules that have tensors")
+
+
+def _takes_all_layers(config: AdapterConfig) -> bool:
+    """Whether the targets are last names of modules in every layer, as most people write them."""
+    targets = config.get("target_modules")
+    chosen = config.get("layers_to_transform") is not None or config.get("exclude_modules")
+    return isinstance(targets, list) and not chosen and not any(re.search(r"(^|\.)\d+\.", str(one)) for one in targets)
 
 
 def _covering(modules: set[str]) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ def unchanged(remote: RemoteCode) -> str:
         base, how, pin = remote.repository or "this base", remote.load, remote.needs
         why = ""
         if not pin and remote.since:
-            pin, why = f"<{remote.since}", ", of before the built-in class"
+            pin, why = f"<{remote.since}", ", from before it was built in"
     elif remote.since:
         base, why = remote.converted or "this base", ""
         how, pin = "transformers' own class (no `trust_remote_code`)", f">={remote.since}"
@@ -42,6 +42,6 @@ def layouts(remote: RemoteCode) -> str:
     return f"`{whole.rpartition('.')[2]}` holds the rows of {leaves}, {rows}"
 
 
-def splits_exactly(config: AdapterConfig) -> bool:
-    """Whether updates of this kind can be taken apart by rows, or put together, and are the same update."""
-    return config.peft_type == "LORA" and not config.get("use_dora")
+def mends(config: AdapterConfig, *, apart: bool) -> bool:
+    """Whether updates of this kind can be taken ``apart`` by rows, or else put together, and are the same update."""
+    return config.peft_type == "LORA" and (apart or not config.get("use_dora"))

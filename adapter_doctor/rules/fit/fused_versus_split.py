@@ -9,7 +9,7 @@ from adapter_doctor.findings import Hit, Severity, some
 from adapter_doctor.formats.adapter_keys import parse
 from adapter_doctor.knowledge.remote_code import STACKED
 from adapter_doctor.rules import rule
-from adapter_doctor.rules.fit._remote_code import layouts, reason, splits_exactly, unchanged
+from adapter_doctor.rules.fit._remote_code import layouts, mends, reason, unchanged
 
 
 @rule(
@@ -38,30 +38,30 @@ def fused_versus_split(
     if not keys or comparison.of_another_size or (remote is not None and comparison.strays.get("renamed")):
         return  # with a rename beside it, AD311 speaks of both
     what = f"{len(keys)} of {len(tensors)} tensors are for layers that are fused or split differently in the base"
-    can = splits_exactly(config)
     if remote is None:
-        can = can and all(_is_stacked(key, base) for key in keys)
+        can = all(_mends(key, base, config) for key in keys)
         yield Hit(what, where=tensors.file, count=len(keys), examples=some(keys), repairable=can)
         return
-    do = "take the updates of fused layers apart by rows"
-    if not remote.in_adapter:
-        do = "put the updates of split layers together"
+    can = mends(config, apart=remote.in_adapter)
+    do = "put the updates of split layers together"
+    if remote.in_adapter:
+        do = "take the updates of fused layers apart by rows"
+    keep = unchanged(remote)
     yield Hit(
         f"{what}: they have {reason(remote)}; {layouts(remote)}",
         where=tensors.file,
         count=len(keys),
         examples=some(keys),
-        fix=f"{do}, as `adapter-doctor fix` does; {unchanged(remote)}"
-        if can
-        else unchanged(remote).removeprefix("or "),
+        fix=f"{do}, as `adapter-doctor fix` does; {keep}" if can else keep.removeprefix("or "),
         repairable=can,
     )
 
 
-def _is_stacked(key: str, base: BaseModules) -> bool:
+def _mends(key: str, base: BaseModules, config: AdapterConfig) -> bool:
     """Whether the fused layer holds its parts one behind the other, so that the rows of an update can be told apart."""
     one = parse(key)
     parent, _, leaf = one.module.rpartition(".") if one is not None else ("", "", "")
-    return leaf in STACKED or any(
-        leaf in parts and f"{parent}.{whole}" in base.modules for whole, parts in STACKED.items()
-    )
+    if leaf in STACKED:
+        return mends(config, apart=True)
+    wholes = (whole for whole, parts in STACKED.items() if leaf in parts)
+    return mends(config, apart=False) and any(f"{parent}.{whole}" in base.modules for whole in wholes)

@@ -8,7 +8,7 @@ from adapter_doctor.facts import AdapterConfig, AdapterTensors, Comparison, Rena
 from adapter_doctor.findings import Hit, Severity, listed, some
 from adapter_doctor.formats.adapter_keys import PREFIX
 from adapter_doctor.rules import rule
-from adapter_doctor.rules.fit._remote_code import layouts, reason, splits_exactly, unchanged
+from adapter_doctor.rules.fit._remote_code import layouts, mends, reason, unchanged
 
 
 @rule(
@@ -52,7 +52,7 @@ def renamed_modules(comparison: Comparison, tensors: AdapterTensors, config: Ada
     keys = comparison.strays.get("renamed", ())
     if keys and comparison.rename is not None and comparison.remote is not None:
         remote, fused = comparison.remote, comparison.strays.get("fused", ())
-        can = not fused or splits_exactly(config)
+        can = not fused or mends(config, apart=remote.in_adapter)
         more = ""
         if fused:
             more = f", {len(fused)} are for layers that are fused in the one and split in the other ({layouts(remote)})"
