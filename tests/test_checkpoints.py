@@ -244,6 +244,37 @@ def test_moments_of_torchao_are_read_as_what_they_stand_for(
     assert codes(hurt) == {"AD805"}
 
 
+def test_a_state_with_galores_projectors_says_how_torch_takes_them(
+    run: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Trainer itself cannot read what it saved with GaLore or APOLLO; here a class of the same name stands for theirs."""
+    import torch
+
+    class GaLoreProjector:
+        rank = 4
+
+    module = types.ModuleType("galore_torch.galore_projector")
+    module.GaLoreProjector = GaLoreProjector  # type: ignore[attr-defined]
+    GaLoreProjector.__module__, GaLoreProjector.__qualname__ = module.__name__, "GaLoreProjector"
+    monkeypatch.setitem(sys.modules, "galore_torch", types.ModuleType("galore_torch"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = out / "checkpoint-3" / "optimizer.pt"
+    state = torch.load(path, weights_only=True)
+    state["state"][0]["projector"] = GaLoreProjector()
+    torch.save(state, path)
+
+    report = resume(run, out / "checkpoint-3")
+
+    assert codes(report) == {"AD802"}
+    assert report.cause is not None
+    assert (fix := report.cause.hits[0].fix) is not None
+    assert "torch.serialization.add_safe_globals([GaLoreProjector])" in fix
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+    with torch.serialization.safe_globals([GaLoreProjector]):
+        assert torch.load(path, weights_only=True)["state"][0]["projector"].rank == 4
+
+
 def _moments(place: Path) -> list[Any]:
     """Tensors of the shapes of the adapter's parameters, in the model's order."""
     import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from adapter_doctor.facts import Checkpoint
@@ -17,7 +18,8 @@ def optimizer_unreadable(checkpoint: Checkpoint) -> Iterator[Hit]:
     `torch.load(weights_only=True)` raises, and the Trainer with it.
 
     ## Common causes
-    A disk that was full or a job that was killed while it saved; `git clone` without LFS; a state that holds Python objects.
+    A disk that was full or a job that was killed while it saved; `git clone` without LFS; a state that holds Python objects,
+    as that of GaLore and APOLLO does.
 
     ## Fix
     Resume from the checkpoint before it. Without this file the moments and the schedule begin anew.
@@ -27,7 +29,7 @@ def optimizer_unreadable(checkpoint: Checkpoint) -> Iterator[Hit]:
         yield Hit(
             f"{state.detail} ({state.size:,} bytes)" if state.size else state.detail,
             where=state.name,
-            fix=_FIXES.get(state.state) or _older(checkpoint),
+            fix=_projector(state.detail) or _FIXES.get(state.state) or _older(checkpoint),
         )
 
 
@@ -36,6 +38,18 @@ _FIXES = {
     "unsafe": "have the one who trained it save `optimizer.state_dict()` as tensors and numbers; do not set"
     " `weights_only=False` for a file you did not make",
 }
+
+
+_PROJECTOR = re.compile(r"((?:galore|apollo)_torch\.\w+)\.(\w*Projector)")
+
+
+def _projector(detail: str) -> str | None:
+    """For a state that holds the projectors of GaLore or APOLLO: how torch is told to take them."""
+    found = _PROJECTOR.search(detail)
+    return found and (
+        f"if the file is your own, run `from {found[1]} import {found[2]}` and"
+        f" `torch.serialization.add_safe_globals([{found[2]}])` before the training goes on"
+    )
 
 
 def _older(checkpoint: Checkpoint) -> str | None:
