@@ -53,14 +53,14 @@ def known_names(patterns: Iterable[str], families: Sequence[str], named: str = "
     """The models whose remote code has modules of all these paths, in which `*` stands for a number.
 
     ``families`` are the model types that are known to have them: if there are any, only remote code of these types
-    counts, and if not, some of the paths must be more than an `mlp.fc2`, which many have. ``named`` is the base in the
-    adapter's config.
+    counts, and if not, some of the paths must be more than an `mlp.fc2`, which many have. Earlier classes of
+    transformers' own are left out. ``named`` is the base in the adapter's config.
     """
     paths = [path.replace("*", "0").split(".") for path in patterns]
     found = []
     for model in remote_models():
         strange = [*(old for old, new in model.renames if old[-2:] != new[-2:]), *(one.remote for one in model.fusions)]
-        if families and not set(families) & (set(model.types) - set(model.built_in)):
+        if not model.types or (families and not set(families) & (set(model.types) - set(model.built_in))):
             continue
         if model.named and not any(one in named.lower() for one in model.named):
             continue

@@ -83,6 +83,7 @@ def test_a_base_that_the_table_lacks_is_still_told_by_family_and_size(tmp_path: 
         ("transformer.h.{}.mixer.Wqkv", 7680, "modeling_phi.py"),
         ("transformer.h.{}.attn.c_attn", 2304, ""),  # GPT-2's, and Qwen's
         ("encoder.layers.{}.mlp.fc2", 768, ""),  # anybody's
+        ("model.layers.{}.self_attn.query_key_value", 12288, ""),  # Persimmon's, and Phi's of transformers 4.36
         ("model.layers.{}.self_attn.q_proj", 4096, ""),
     ],
 )
