@@ -747,7 +747,7 @@ class Shards:
 
     ``folder`` is that of the step, ``lost`` are files that are due and not there, ``broken`` those that cannot be read,
     with why, and ``empty`` names the one that should hold the adapter and holds nothing. ``parts`` tell where the
-    moments lie, where the state could be put together.
+    moments lie, where the state could be put together; ``packed`` that a file of torch's stands there for each.
     """
 
     folder: str
@@ -756,6 +756,7 @@ class Shards:
     broken: tuple[tuple[str, str], ...] = ()
     empty: str = ""
     parts: tuple[MomentsPart, ...] = field(default=(), repr=False)
+    packed: bool = False
 
 
 @dataclass(frozen=True)

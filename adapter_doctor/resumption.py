@@ -33,7 +33,7 @@ from adapter_doctor.formats import bounded_json
 from adapter_doctor.formats.parameter_splits import in_places
 from adapter_doctor.gather.adapter import CONFIG
 from adapter_doctor.gather.checkpoint import adapter_folder, complete, gather_training, numbered
-from adapter_doctor.gather.zero import zero_values
+from adapter_doctor.gather.shard_values import gather_shard_values
 from adapter_doctor.loading.process import DEFAULT_TIME_LIMIT, LoadingChild
 from adapter_doctor.loading.stage import (
     LOADS,
@@ -231,12 +231,12 @@ def _with_values(source: Source, facts: Facts, static: bool, values: bool) -> Fa
     shards = checkpoint.shards if isinstance(checkpoint, Checkpoint) and _in_parts(facts) else None
     if shards is not None and values and not static:
         if shards.parts:
-            read = zero_values(source, shards)
+            read = gather_shard_values(source, shards)
         elif source.path("") is None:
             read = Missing("the checkpoint is on the Hub; download it to have the values of its moments read")
         else:
             lacking = bool(shards.lost or shards.broken)
-            read = Missing("files are missing" if lacking else "only FSDP reads the values in its shards", lacking)
+            read = Missing("files are missing" if lacking else "it is not known where the moments lie", lacking)
         return facts.lacking(read, OptimizerValues) if isinstance(read, Missing) else facts.adding(read)
     return facts.lacking(_why_unread(source, facts, static, values), OptimizerValues)
 

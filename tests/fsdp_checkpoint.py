@@ -49,8 +49,11 @@ def sharded_model(**config: Any) -> tuple[Any, Any]:
     return model, torch.optim.AdamW(groups, lr=1e-2)
 
 
-def train_and_save(place: Path, *, full: bool = False, adapter: bool = True, **config: Any) -> None:
-    """Three steps, then what FSDP saves of model and optimizer into ``place``; ``adapter=False`` leaves the former empty."""
+def train_and_save(place: Path, *, full: bool = False, adapter: bool = True, poisoned: str = "", **config: Any) -> None:
+    """Three steps, then what FSDP saves of model and optimizer into ``place``.
+
+    ``adapter=False`` leaves the model's part empty; the last moment of the parameter ``poisoned`` is not a number.
+    """
     import torch
     from peft import get_peft_model_state_dict
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
@@ -60,6 +63,9 @@ def train_and_save(place: Path, *, full: bool = False, adapter: bool = True, **c
         optimizer.zero_grad()
         model(input_ids=row["input_ids"][None], labels=row["labels"][None]).loss.backward()
         optimizer.step()
+    for name, one in model.named_parameters():
+        if name == poisoned:
+            optimizer.state[one]["exp_avg_sq"].to_local()[-1, -1] = float("nan")
     options = StateDictOptions(full_state_dict=full)
     weights = get_peft_model_state_dict(model) if adapter else {}
     moments = get_optimizer_state_dict(model, optimizer, options=options)

@@ -25,24 +25,26 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 
 WIDE: dict[str, Any] = {"r": 8}
 MORE: dict[str, Any] = {"target_modules": ["q_proj", "k_proj", "v_proj"]}
+BAD = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.default.weight"
 FEWER: dict[str, Any] = {"target_modules": ["q_proj"]}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Checkpoints as the Trainer writes them under FSDP: `sharded`, `whole`, `empty`; and their base."""
+    """Checkpoints as the Trainer writes them under FSDP, the last two with the adapter beside the shards; and their base."""
     folder = tmp_path_factory.mktemp("run")
     training.train(folder / "out", training.lora(), weight_decay=0.1)
     tiny.by_name("llama").build().save_pretrained(folder / "base")
     with fsdp_checkpoint.process_group(folder):
-        for name in ("sharded", "whole", "empty"):
+        for name in ("sharded", "whole", "empty", "beside", "poisoned"):
             place = folder / name
             shutil.copytree(training.halfway(folder / "out"), place)
             (place / "optimizer.pt").unlink()
-            if name != "whole":  # the Trainer leaves the adapter to the shards then
+            if name in ("sharded", "empty"):  # the Trainer leaves the adapter to the shards then
                 for file in ("adapter_model.safetensors", "adapter_config.json", "training_args.bin"):
                     (place / file).unlink()
-            fsdp_checkpoint.train_and_save(place, full=name == "whole", adapter=name != "empty")
+            bad = BAD if name == "poisoned" else ""
+            fsdp_checkpoint.train_and_save(place, full=name == "whole", adapter=name != "empty", poisoned=bad)
         yield folder
 
 
@@ -98,6 +100,23 @@ def test_a_whole_state_is_called_resumable(run: Path, child: LoadingChild) -> No
     for report in (static, loaded):
         assert (report.verdict, codes(report)) == ("compatible", {"AD810"}), str(report)
     assert not {one.rule.code for one in loaded.diagnosis.unknown if one.rule.code.startswith("AD8")}
+
+
+def test_shards_beside_an_adapter_are_called_resumable(run: Path, child: LoadingChild) -> None:
+    static = adapter_doctor.resume(run / "base", run / "beside", load="no", cache=False)
+    loaded = adapter_doctor.resume(run / "base", run / "beside", child=child)
+
+    for report in (static, loaded):
+        assert (report.verdict, codes(report)) == ("compatible", {"AD810"}), str(report)
+    assert not {one.rule.code for one in loaded.diagnosis.unknown if one.rule.code.startswith("AD8")}
+
+
+def test_a_moment_that_is_not_finite_is_found_in_its_shard(run: Path, child: LoadingChild) -> None:
+    report = adapter_doctor.resume(run / "base", run / "poisoned", child=child)
+
+    assert codes(report) == {"AD810", "AD819"}, str(report)
+    assert report.cause is not None
+    assert report.cause.hits[0].examples == (BAD,)
 
 
 def first(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import shutil
 import zipfile
@@ -219,6 +220,18 @@ def test_parameters_of_another_adapter_are_told_by_shape_and_name(run: Run, norm
 
     assert codes(other) - {"AD810"} == {"AD815"}
     assert codes(moved) - {"AD810"} == {"AD805"}
+
+
+def test_objects_of_the_users_own_in_a_shard_are_no_fault(run: Run, tmp_path: Path) -> None:
+    """DeepSpeed's `client_state` may hold anything, and is unpickled with the rest."""
+    place = copied(run, tmp_path)
+    write_zero(place, run.names)
+    model = torch.load(place / MODEL, weights_only=True)
+    torch.save({**model, "args": argparse.Namespace(lr=1.0)}, place / MODEL)
+
+    report = adapter_doctor.resume(run.base, place, load="no", cache=False)
+
+    assert (report.verdict, codes(report)) == ("compatible", {"AD810"}), str(report)
 
 
 def test_code_in_a_shard_is_told_and_not_run(run: Run, tmp_path: Path) -> None:

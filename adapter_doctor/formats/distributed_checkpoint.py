@@ -23,11 +23,15 @@ class NoMetadata(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Distributed:
-    """What a distributed checkpoint holds: tensors and other values by their path in the saved dict; the length of each file."""
+    """What a distributed checkpoint holds: tensors and other values by their path in the saved dict; the length of each file.
+
+    ``places`` are where each part of them lies: path, file, begin and end. There stands a file of torch's with that alone.
+    """
 
     tensors: Mapping[tuple[str, ...], TensorInfo]
     others: tuple[tuple[str, ...], ...]
     files: Mapping[str, int]
+    places: tuple[tuple[tuple[str, ...], str, int, int], ...]
 
 
 def read_metadata(value: Any) -> Distributed:
@@ -45,19 +49,24 @@ def read_metadata(value: Any) -> Distributed:
     for name, entry in entries.items():
         size = _fields(entry).get("size")
         shape = size.arguments[0] if isinstance(size, Opaque) and size.arguments else None
-        path = paths.get(name) if isinstance(paths, dict) else None
-        path = tuple(map(str, path)) if isinstance(path, tuple) else (str(name),)
         if isinstance(shape, tuple) and all(type(one) is int and one >= 0 for one in shape):
-            tensors[path] = TensorInfo(_dtype(_fields(entry).get("properties")), shape)
+            tensors[_path(name, paths)] = TensorInfo(_dtype(_fields(entry).get("properties")), shape)
         else:
-            others.append(path)
+            others.append(_path(name, paths))
     files: dict[str, int] = {}
+    places = []
     stored = fields.get("storage_data")
-    for place in map(_fields, stored.values() if isinstance(stored, dict) else ()):
-        name, start, length = (place.get(key) for key in ("relative_path", "offset", "length"))
-        if isinstance(name, str) and isinstance(start, int) and isinstance(length, int):
-            files[name] = max(files.get(name, 0), start + length)
-    return Distributed(tensors, tuple(others), files)
+    for index, place in stored.items() if isinstance(stored, dict) else ():
+        file, start, length = (_fields(place).get(key) for key in ("relative_path", "offset", "length"))
+        if isinstance(file, str) and isinstance(start, int) and isinstance(length, int):
+            files[file] = max(files.get(file, 0), start + length)
+            places.append((_path(_fields(index).get("fqn"), paths), file, start, start + length))
+    return Distributed(tensors, tuple(others), files, tuple(places))
+
+
+def _path(name: Any, paths: Any) -> tuple[str, ...]:
+    path = paths.get(name) if isinstance(paths, dict) and isinstance(name, str) else None
+    return tuple(map(str, path)) if isinstance(path, tuple) else (str(name),)
 
 
 def optimizer_in(found: Distributed, file: str) -> OptimizerState:

@@ -153,14 +153,14 @@ def read_listing(source: Source, size: int, name: str = PICKLE) -> torch_pickle.
 
 def _read_pickle(source: Source, size: int) -> tuple[object, ...]:
     listing = read_listing(source, size)
-    scan = PickleScan(PICKLE, listing.unexpected, _dangerous(listing) if listing.unexpected else ())
+    scan = PickleScan(PICKLE, listing.unexpected, dangerous(listing) if listing.unexpected else ())
     if listing.unexpected:
         # The tensors of a file that runs code on loading are not worth a judgement: it must not be loaded at all.
         return (scan,)
     return scan, AdapterTensors(PICKLE, listing.tensors())
 
 
-def _dangerous(listing: torch_pickle.Listing) -> tuple[str, ...]:
+def dangerous(listing: torch_pickle.Listing) -> tuple[str, ...]:
     """Those globals that picklescan knows as able to run code."""
     import io
 

@@ -26,6 +26,7 @@ from adapter_doctor.facts import (
 )
 from adapter_doctor.formats import bounded_json, torch_pickle
 from adapter_doctor.formats.optimizer_state import NoOptimizerState, plain_fields, read_state
+from adapter_doctor.gather.adapter import dangerous
 from adapter_doctor.gather.fsdp import distributed, gather_fsdp, gather_whole
 from adapter_doctor.gather.zero import gather_zero
 from adapter_doctor.sources import Source, Unreachable
@@ -219,6 +220,8 @@ def _opened(source: Source, name: str, known: re.Pattern[str] | None = None) -> 
         return FileState(name, "unreadable", f"it cannot be read: {trouble}", size), None
     expected = known or (_NUMPY if _random(name) else None)
     unexpected = [one for one in listing.unexpected if expected is None or not expected.fullmatch(one)]
+    if known and unexpected:  # it is unpickled in full, which only some of these names make dangerous
+        unexpected = [one for one in dangerous(listing) if one in unexpected]
     if unexpected and name != ARGUMENTS:  # nobody unpickles the arguments to resume
         told = f"it calls {', '.join(unexpected[:3])}, which "
         told += "its reader would run" if known else "`weights_only=True` refuses"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from adapter_doctor.facts import FileState, Missing, OptimizerState, Shards
+from adapter_doctor.facts import FileState, Missing, MomentsPart, OptimizerState, Shards, TensorInfo
 from adapter_doctor.formats.distributed_checkpoint import (
     METADATA,
     Distributed,
@@ -14,6 +15,7 @@ from adapter_doctor.formats.distributed_checkpoint import (
     optimizer_in,
     read_metadata,
 )
+from adapter_doctor.formats.optimizer_state import STATE
 from adapter_doctor.sources import Source
 
 MODEL, OPTIMIZER, WHOLE = "pytorch_model_fsdp_0", "optimizer_0", "pytorch_model_fsdp.bin"
@@ -62,7 +64,12 @@ def gather_fsdp(source: Source, files: Mapping[str, int], opened: Open) -> tuple
                 broken.append((f"{folder}/{part}", f"it is {size:,} bytes, and the metadata has {length:,} in it"))
     empty = f"{MODEL}/{METADATA}" if MODEL in found and not found[MODEL].tensors else ""
     world = len({part for one in found.values() for part in one.files})
-    shards = Shards("", world, tuple(lost), tuple(broken), empty)
+    shards = Shards("", world, tuple(lost), tuple(broken), empty, packed=True)
     if OPTIMIZER not in found:
         return shards, Missing("the optimizer's shards have no metadata that can be read", waived=True)
-    return shards, optimizer_in(found[OPTIMIZER], OPTIMIZER)
+    parts = tuple(
+        MomentsPart(path[2], path[3], TensorInfo("", (), start, end, f"{OPTIMIZER}/{file}"))
+        for path, file, start, end in found[OPTIMIZER].places
+        if len(path) == 4 and path[1] == STATE
+    )
+    return replace(shards, parts=() if lost or broken else parts), optimizer_in(found[OPTIMIZER], OPTIMIZER)

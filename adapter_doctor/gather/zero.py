@@ -8,18 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from adapter_doctor.facts import (
-    AdapterTensors,
     FileState,
     Missing,
     MomentsPart,
     OptimizerState,
-    OptimizerValues,
     Shards,
     TensorInfo,
 )
 from adapter_doctor.formats.optimizer_state import NoOptimizerState, read_state
 from adapter_doctor.formats.zero_state import NotTogether, put_together
-from adapter_doctor.gather.values import gather_values
 from adapter_doctor.sources import Source, Unreachable
 
 LATEST, SCHEDULER, TRAINER = "latest", "scheduler.pt", "trainer_state.json"
@@ -91,24 +88,3 @@ def _folder(source: Source, files: Mapping[str, int]) -> tuple[str, tuple[str, .
     except Unreachable:
         return newest, (LATEST,)
     return named, () if any(name.startswith(f"{named}/") for name in files) else (f"{named}/",)
-
-
-def zero_values(source: Source, shards: Shards) -> OptimizerValues | Missing:
-    """Which parameters' moments are not finite, by the parts of them in each process's file."""
-    files: dict[str, list[MomentsPart]] = {}
-    for part in shards.parts:
-        files.setdefault(part.info.file, []).append(part)
-    bad: dict[int | str, None] = {}
-    for name, parts in files.items():
-        path = source.path(name)
-        if path is None:
-            return Missing("the checkpoint is on the Hub; download it to have the values of its moments read")
-        tensors = {str(number): part.info for number, part in enumerate(parts)}
-        try:
-            summaries = gather_values(path, AdapterTensors(name, tensors)).summaries
-        except OSError as error:
-            return Missing(f"{name} cannot be read: {error}")
-        for number, summary in summaries.items():
-            if summary.nan or summary.infinite:
-                bad[parts[int(number)].parameter] = None
-    return OptimizerValues(tuple(sorted(bad, key=str)))
