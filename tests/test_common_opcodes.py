@@ -90,7 +90,9 @@ def test_any_pickle_is_the_same_both_ways(value: Any, protocol: int) -> None:
 @settings(max_examples=300, deadline=None)
 @given(
     st.binary(max_size=40)
-    | st.lists(st.sampled_from([*b"rqhKXMtR)(\x86\x89QJ.}]ued\x80\x02\x00\x01"]), max_size=60).map(bytes)
+    | st.lists(st.sampled_from([*b"rqhKXMtR)(\x86\x89QJ.}]ued\x80\x02\x00\x01\x94\x8cj\x81\x85b"]), max_size=60).map(
+        bytes
+    )
 )
 def test_bytes_of_any_kind_are_the_same_both_ways(data: bytes) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -59,7 +59,7 @@ def follow(
             at = marks.pop()
             stack[at:] = [tuple(stack[at:])]
             position += 1
-        elif op == 0x52:  # REDUCE
+        elif op in (0x52, 0x81):  # REDUCE, NEWOBJ
             arguments = stack.pop()
             stack[-1] = call(stack[-1], arguments)
             position += 1
@@ -82,6 +82,24 @@ def follow(
         elif op == 0x4A:  # BININT
             push(number(pickle[position + 1 : position + 5], "little", signed=True))
             position += 5
+        elif op == 0x94:  # MEMOIZE, which protocol 4 has in place of BINPUT
+            memo[len(memo)] = stack[-1]
+            position += 1
+        elif op == 0x8C:  # SHORT_BINUNICODE
+            after = position + 2 + pickle[position + 1]
+            if after > end:
+                return position, count
+            push(pickle[position + 2 : after].decode("utf-8", "surrogatepass"))
+            position = after
+        elif op == 0x6A:  # LONG_BINGET
+            push(memo[number(pickle[position + 1 : position + 5], "little")])
+            position += 5
+        elif op == 0x7D:  # EMPTY_DICT
+            push({})
+            position += 1
+        elif op == 0x85:  # TUPLE1
+            stack[-1] = (stack[-1],)
+            position += 1
         else:
             return position, count
     return position, most

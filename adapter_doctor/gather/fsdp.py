@@ -28,7 +28,7 @@ Open = Callable[[Source, str, re.Pattern[str]], tuple[FileState, Any]]
 def gather_whole(source: Source, files: Mapping[str, int], opened: Open) -> Shards:
     """Whether the model's one file (`FULL_STATE_DICT`) can be read, and holds anything."""
     state, value = opened(source, WHOLE, _OWN) if WHOLE in files else (None, {"": None})
-    if state is not None and not state.ok:
+    if state is not None and not state.ok and state.state != "too-large":
         return Shards("", 1, broken=((WHOLE, state.detail),))
     return Shards("", 1, empty=WHOLE if isinstance(value, dict) and not value else "")
 
@@ -51,6 +51,8 @@ def gather_fsdp(source: Source, files: Mapping[str, int], opened: Open) -> tuple
                 lost.append(name)
             continue
         state, value = opened(source, name, _OWN)
+        if state.state == "too-large":  # of very many processes; nothing is known against it
+            return Shards("", 1, tuple(lost), tuple(broken)), Missing(f"{name} is not read: {state.detail}")
         try:
             found[folder] = read_metadata(value)
         except NoMetadata:

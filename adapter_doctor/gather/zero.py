@@ -26,6 +26,9 @@ _MODEL = re.compile(r"(zero_pp_rank_\d+_)?mp_rank_00_model_states\.pt")
 _OWN = re.compile(r"deepspeed\.[\w.]+|torch\.(Tensor|Size|\w+Storage)")
 """What its files name; it reads them without `weights_only`, so that anything else would run."""
 
+_READ = ("ok", "too-large")
+"""States of files against which nothing is known; of the second kind no more is."""
+
 Open = Callable[[Source, str, re.Pattern[str]], tuple[FileState, Any]]
 
 
@@ -53,7 +56,7 @@ def gather_zero(
     shards = replace(
         shards, world=world,
         lost=(*lost, *(f"{folder}/{name}" for name in due if name not in inside)),
-        broken=tuple((f"{folder}/{name}", state.detail) for name, state in states.items() if not state.ok),
+        broken=tuple((f"{folder}/{name}", state.detail) for name, state in states.items() if state.state not in _READ),
     )  # fmt: skip
     if model.get("mp_world_size", 1) != 1:
         return shards, Missing("the model itself was split over processes, which only DeepSpeed puts together")
