@@ -71,7 +71,7 @@ def test_a_healthy_state_is_known_and_called_resumable(
     facts = gather_training(DiskSource(place, "here"), Facts(), None, ResumePlan())
     state = facts.get(OptimizerState)
     static = adapter_doctor.resume(run / "base", place, load="no", cache=False, optim=OPTIM[kind])
-    loaded = adapter_doctor.resume(run / "base", place, child=child, optim=OPTIM[kind])
+    loaded = adapter_doctor.resume(run / "base", place, child=child, optim=OPTIM[kind]) if bits == 8 else static
 
     assert isinstance(state, OptimizerState)
     assert (found := kind_of_moments(state)) is not None
@@ -145,7 +145,8 @@ def test_a_hurt_state_is_given_its_rule(
     change(state)
     torch.save(state, place / "optimizer.pt")
 
-    report = adapter_doctor.resume(run / "base", place, child=child, optim="adamw_bnb_8bit")
+    options: dict[str, Any] = {"child": child} if says in ("AD819", "AD831") else {"load": "no", "cache": False}
+    report = adapter_doctor.resume(run / "base", place, optim="adamw_bnb_8bit", **options)
 
     assert codes(report) == {says}, str(report)
     assert report.verdict == "incompatible"

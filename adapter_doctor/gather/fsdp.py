@@ -65,7 +65,7 @@ def gather_fsdp(source: Source, files: Mapping[str, int], opened: Open) -> tuple
             elif size < length:
                 broken.append((f"{folder}/{part}", f"it is {size:,} bytes, and the metadata has {length:,} in it"))
     empty = f"{MODEL}/{METADATA}" if MODEL in found and not found[MODEL].tensors else ""
-    world = len({part for one in found.values() for part in one.files})
+    world = len({part.rpartition("_")[0] for one in found.values() for part in one.files})  # __PROCESS_NUMBER.distcp
     shards = Shards("", world, tuple(lost), tuple(broken), empty, packed=True)
     if OPTIMIZER not in found:
         return shards, Missing("the optimizer's shards have no metadata that can be read", waived=True)

@@ -89,5 +89,7 @@ def _folder(source: Source, files: Mapping[str, int]) -> tuple[str, tuple[str, .
     try:
         named = source.read(LATEST, 0, 200).decode("utf-8", "replace").strip()
     except Unreachable:
+        named = ""
+    if not named:
         return newest, (LATEST,)
     return named, () if any(name.startswith(f"{named}/") for name in files) else (f"{named}/",)

@@ -27,6 +27,8 @@ def sharded_state(checkpoint: Checkpoint) -> Iterator[Hit]:
     if checkpoint.writer not in ("deepspeed", "fsdp"):
         return
     shards = [name for name in checkpoint.files if re.search(_SHARD[checkpoint.writer], name)]
+    # Without ZeRO the state lies beside the model's.
+    shards = shards or [name for name in checkpoint.files if name.endswith("_model_states.pt")]
     ends = {
         "deepspeed": "a Trainer without DeepSpeed leaves it unread without a word",
         "fsdp": "a Trainer without FSDP raises",
