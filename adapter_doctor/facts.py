@@ -846,7 +846,7 @@ class OptimizerValues:
     """What only the values of the moments tell. ``misplaced`` are (id, id it belongs to) pairs; see AD805."""
 
     not_finite: tuple[int | str, ...] = ()
-    misplaced: tuple[tuple[int, int], ...] = ()
+    misplaced: tuple[tuple[int | str, int | str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

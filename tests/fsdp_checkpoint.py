@@ -50,12 +50,13 @@ def sharded_model(**config: Any) -> tuple[Any, Any]:
 
 
 def train_and_save(place: Path, *, full: bool = False, adapter: bool = True, poisoned: str = "", **config: Any) -> None:
-    """Three steps, then what FSDP saves of model and optimizer into ``place``.
+    """Three steps, then what FSDP saves of model and optimizer into ``place``; an adapter that lies there is replaced.
 
     ``adapter=False`` leaves the model's part empty; the last moment of the parameter ``poisoned`` is not a number.
     """
     import torch
     from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
     model, optimizer = sharded_model(**config)
@@ -70,6 +71,8 @@ def train_and_save(place: Path, *, full: bool = False, adapter: bool = True, poi
     weights = get_peft_model_state_dict(model) if adapter else {}
     moments = get_optimizer_state_dict(model, optimizer, options=options)
     place.mkdir(exist_ok=True)
+    if (beside := place / "adapter_model.safetensors").exists():
+        save_file({name: one.full_tensor().detach().contiguous() for name, one in weights.items()}, beside)
     if full:
         torch.save({name: one.full_tensor() for name, one in weights.items()}, place / "pytorch_model_fsdp.bin")
         torch.save(moments, place / "optimizer.bin")

@@ -128,10 +128,29 @@ def first(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]],
     return apply
 
 
+def exchanged(saved: dict[str, Any]) -> None:
+    """Two moments of one shape under each other's names."""
+    one, other = (BAD.replace("1.self_attn.v", f"{layer}.self_attn.q") for layer in (0, 1))
+    kept = saved["state"]
+    kept[one], kept[other] = kept[other], kept[one]
+
+
+def test_names_in_another_order_are_no_fault(run: Path, tmp_path: Path, child: LoadingChild) -> None:
+    place = copied(run, "whole", tmp_path)
+    saved = torch.load(place / "optimizer.bin", weights_only=True)
+    saved["param_groups"][0]["params"].reverse()
+    torch.save(saved, place / "optimizer.bin")
+
+    report = adapter_doctor.resume(run / "base", place, child=child)
+
+    assert (report.verdict, codes(report)) == ("compatible", {"AD810"}), str(report)
+
+
 @pytest.mark.parametrize(("change", "says"), [
     (first(lambda kept: kept["exp_avg"].fill_(float("nan"))), "AD819"),
     (first(lambda kept: kept.update(exp_avg=torch.zeros(8, 32), exp_avg_sq=torch.zeros(8, 32))), "AD804"),
     (first(lambda kept: kept.pop("exp_avg_sq")), "AD823"),
+    (exchanged, "AD831"),
     (lambda saved: saved["state"].pop(next(iter(saved["state"]))), "AD814"),
     (lambda saved: saved["state"].update(elsewhere=next(iter(saved["state"].values()))), "AD807"),
 ])  # fmt: skip

@@ -64,9 +64,9 @@ def complete(source: Source) -> str:
             zero = writer == "deepspeed"
             read = gather_zero(source, files, _opened, lambda _: None) if zero else gather_fsdp(source, files, _opened)
             shards = read[0]
-            lacking = [f"it has no {name}" for name in shards.lost] + [
-                f"its {one}: {why}" for one, why in shards.broken
-            ]
+            lost = (*shards.lost, *(() if STATE in files else (STATE,)))
+            lacking = [f"it has no {name}" for name in lost] + [f"its {one}: {why}" for one, why in shards.broken]
+            lacking += [f"its {shards.empty} holds nothing"] if shards.empty else []
             return lacking[0] if lacking else ""
         if writer != "trainer":
             return ""
@@ -301,6 +301,6 @@ def read_training(facts: Facts, answer: Mapping[str, Any]) -> Facts:
         if "refusal" in values:
             why = Missing(f"torch.load(weights_only=True) refuses the optimizer's state: {values['refusal'][:300]}")
             return facts.lacking(why, OptimizerValues)
-        misplaced = tuple((int(one), int(other)) for one, other in values.get("misplaced", ()))
+        misplaced = tuple((one, other) for one, other in values.get("misplaced", ()))
         facts = facts.adding(OptimizerValues(tuple(values.get("not_finite", ())), misplaced))
     return facts

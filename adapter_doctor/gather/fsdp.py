@@ -19,8 +19,8 @@ from adapter_doctor.formats.optimizer_state import STATE
 from adapter_doctor.sources import Source
 
 MODEL, OPTIMIZER, WHOLE = "pytorch_model_fsdp_0", "optimizer_0", "pytorch_model_fsdp.bin"
-_OWN = re.compile(r"(torch|torch\.distributed\.checkpoint|torch\.serialization)\.[\w.]+|pathlib\.\w+Path")
-"""What the metadata names; torch unpickles it, so that anything else would run."""
+_OWN = re.compile(r"torch\.distributed\.checkpoint\.(metadata\.\w+|filesystem\._StorageInfo)|pathlib\.\w+Path")
+"""What the metadata names; torch unpickles it in full, so that anything else would run."""
 
 Open = Callable[[Source, str, re.Pattern[str]], tuple[FileState, Any]]
 

@@ -23,9 +23,10 @@ LATEST, SCHEDULER, TRAINER = "latest", "scheduler.pt", "trainer_state.json"
 MOST_FILES = 2048
 _OPTIMIZER = re.compile(r"((?:bf16_|fp16_)?)zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
 _MODEL = re.compile(r"(zero_pp_rank_\d+_)?mp_rank_00_model_states\.pt")
-_OWN = re.compile(r"deepspeed\.[\w.]+|torch\.(Tensor|Size|\w+Storage)")
+_OWN = re.compile(
+    r"deepspeed\.(runtime\.(fp16\.loss_scaler|zero\.\w+)|utils\.tensor_fragment)\.\w+|torch\.(Tensor|\w+Storage)"
+)
 """What its files name; it reads them without `weights_only`, so that anything else would run."""
-
 _READ = ("ok", "too-large")
 """States of files against which nothing is known; of the second kind no more is."""
 

@@ -892,6 +892,9 @@ def moments(path, inside, names, weights):
         if any(torch.is_tensor(one) and one.is_floating_point() and not finite(one) for one in kept.values())
     ]
     triples = list(zip(ids, names, weights)) if len(ids) == len(names) else []
+    if triples and set(ids) == set(names):  # FSDP files the moments under the parameters' names
+        own = dict(zip(names, weights))
+        triples = [(name, name, own[name]) for name in ids]
     return {"not_finite": wrong[:LISTED], "misplaced": misplaced(state, triples)}
 
 
