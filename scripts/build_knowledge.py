@@ -406,11 +406,22 @@ def first(name: str | tuple[str, ...]) -> str:
 
 def prefixes_of(heads: Mapping[str, Any], models: list[Any]) -> dict[str, Any]:
     """The attribute under which the heads of a model type keep its trunk, and the heads that do it differently."""
-    prefixes = {task: model.base_model_prefix for task, model in heads.items() if task != "BASE"}
+    prefixes = {
+        task: model.base_model_prefix if keeps(model) else "" for task, model in heads.items() if task != "BASE"
+    }
     usual = Counter(prefixes.values() or [model.base_model_prefix for model in models]).most_common(1)
     prefix = usual[0][0] if usual else None
     others = {task: other for task, other in prefixes.items() if other != prefix}
     return {"prefix": prefix, "other_prefixes": others} if others else {"prefix": prefix}
+
+
+def keeps(model: Any) -> bool:
+    """Whether a class has its trunk under `base_model_prefix`: Llama4ForCausalLM, for one, says `language_model` and has none."""
+    made = [
+        vars(one)["__init__"] for one in model.__mro__ if "__init__" in vars(one) and "transformers" in one.__module__
+    ]
+    source = "".join(inspect.getsource(one) for one in made)
+    return any(sign in source for sign in (f"self.{model.base_model_prefix} =", "self, self.base_model_prefix,"))
 
 
 def conversion(transform: Any) -> dict[str, Any]:

@@ -13,6 +13,8 @@ _EMBEDDINGS = re.compile(
     r"^(embed_tokens|wte|wpe|word_embeddings|position_embeddings|token_type_embeddings|shared|embed_positions|embed_in"
     r"|embeddings|tok_embeddings|relative_attention_bias|embed_dim|positions_embed|tokens_embed|embedding)$"
 )
+_SHARED_LAYERS = ("zamba", "zamba2")
+"""Model types whose layers are several names of one module, of which a save keeps the first (measured with 5.23)."""
 _TASK_CLASSES = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 
@@ -32,6 +34,8 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
         return Missing(
             f"model_type {config.model_type!r} is not known, so the checkpoint's names may not be the model's"
         )
+    if config.model_type in _SHARED_LAYERS:
+        return Missing(f"the layers of {config.model_type} share weights that the checkpoint holds once")
     prefix = architecture.prefix_for(task_type)
     wanted = architecture.classes.get(task_type) if task_type in _TASK_CLASSES else None
     headless = (wanted or next(iter(config.architectures), "")) == architecture.classes.get("BASE")
@@ -59,9 +63,13 @@ def modules_from_checkpoint(config: BaseConfig, checkpoint: BaseCheckpoint, task
     bare = not config.raw.get("is_encoder_decoder") and architecture.classes.get("SEQ_2_SEQ_LM") is None
     parameters: dict[str, dict[str, Shape]] = {}
     inside = any(name.startswith(f"{prefix}.") for name in shapes) if prefix else False
+    # The bare class may have a part that is called so itself, beside others: DINOv3's `model`.
+    own_part = architecture.classes.get("BASE") in config.architectures and not all(
+        name.startswith(f"{prefix}.") for name in shapes
+    )
     for name, shape in shapes.items():
         module, _, own = name.rpartition(".")
-        if prefix and inside and headless and module.startswith(f"{prefix}."):
+        if prefix and inside and headless and not own_part and module.startswith(f"{prefix}."):
             module = module[len(prefix) + 1 :]
         elif prefix and bare and not inside and not headless:
             module = f"{prefix}.{module}"

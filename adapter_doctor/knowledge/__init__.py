@@ -93,10 +93,10 @@ class Architecture:
     transposed: bool = False
 
     def prefix_for(self, task: str) -> str | None:
-        """The `base_model_prefix` of the class for a task: as a rule the attribute under which it keeps its trunk.
+        """The attribute under which the class for a task keeps its trunk, its `base_model_prefix`.
 
-        It differs between the heads of one type: `LlamaForQuestionAnswering` has `transformer`, the others `model`. For
-        T5 and a few more there is no such attribute, and transformers uses it for nothing but matching names.
+        It differs between the heads of one type: `LlamaForQuestionAnswering` has `transformer`, the others `model`. It is
+        empty where the class has no such attribute, as T5's and Llama 4's.
         """
         return self.other_prefixes.get(task, self.prefix)
 
