@@ -34,6 +34,8 @@ _EXOTIC = (
 )  # fmt: skip
 
 
+_NO_LINEAR = {"Llama4Router": "router", "PhimoeTopKRouter": "router", "DeepseekV4GroupedLinear": "o_a_proj"}
+"""Classes derived from Linear whose forward is another, with the names that they have in their models (5.23)."""
 _EXPERT_NAMES = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj", "experts", "gate_up_proj", "router"}
 
 
@@ -175,6 +177,9 @@ def _places(config: AdapterConfig, base: BaseModules, model_type: str) -> tuple[
         width = module.width
         if module.kind == "attention":
             raise CannotForetell(f"{name} is a MultiheadAttention, which PEFT adapts in a way of its own")
+        leaf = name.rpartition(".")[2]
+        if module.class_name in _NO_LINEAR or (not module.class_name and leaf in _NO_LINEAR.values()):
+            raise CannotForetell(f"{name} may be a linear layer by its class alone, which is seen when it is loaded")
         if module.kind not in ADAPTABLE or width is None:
             raise Refused("ValueError", f"Target module {name} ({module.class_name}) is not supported")
         layer = Layer(name, module.kind, width[0], width[1], module)

@@ -577,7 +577,7 @@ def kind_of_prompt(seen):
 
 
 def pass_refused(peft_model, adapter_name):
-    """Why the first forward pass with a learnt prompt raises or passes it by; empty where nothing is known to stop it.
+    """Why the first forward pass raises, or passes a learnt prompt by; empty where nothing is known to stop it.
 
     PEFT gives a prefix as keys and values in a plain cache, with the sizes of the adapter's config, and asks the base
     nothing (peft 0.21.2, `PeftModel.get_prompt`; only its classes for classification and question answering look
@@ -595,13 +595,44 @@ def pass_refused(peft_model, adapter_name):
             "" if "inputs_embeds" in takes else "the base's forward takes no `inputs_embeds`, which carry the prompt."
         )
     if kind not in PROMPTS:
-        return ""
+        return no_linear_forward(peft_model, kind)
     if body and task in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
         takes |= set(signature(base.get_submodule(body).forward).parameters)
     if "past_key_values" not in takes:
         return "the base's forward takes no `past_key_values`, which carry the prefix."
     with contextlib.suppress(Exception):  # a base of another build than any known: nothing is known to stop it
         return cache_refuses(base, config)
+    return ""
+
+
+def no_linear_forward(peft_model, kind):
+    """Which adapted layer is a Linear by its class alone: PEFT looks at that, and adds to what its forward gives."""
+    import torch
+
+    seen = set()
+    for name, layer in peft_model.named_modules():
+        own = layer.get_base_layer() if hasattr(layer, "get_base_layer") else None
+        if not isinstance(own, torch.nn.Linear) or type(own) in seen:
+            continue
+        seen.add(type(own))
+        if not type(own).__module__.startswith("transformers") or type(own).forward is torch.nn.Linear.forward:
+            continue
+        what = "%s is a %s" % (name.removeprefix("base_model.model."), type(own).__name__)
+        try:
+            with torch.no_grad():  # three rows of its own device: on meta only shapes are computed
+                given = own(torch.zeros(3, own.in_features, dtype=own.weight.dtype, device=own.weight.device))
+        except Exception:
+            if kind == "LORA":
+                return "%s, which takes another input than a linear layer." % what
+            continue
+        if not isinstance(given, torch.Tensor):
+            return "%s, whose forward gives a %s and not a tensor." % (what, type(given).__name__)
+        if given.shape != (3, own.out_features):
+            return "%s, whose forward gives %d numbers where its weight has %d rows." % (
+                what,
+                given.shape[-1],
+                own.out_features,
+            )
     return ""
 
 

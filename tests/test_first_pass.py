@@ -1,4 +1,4 @@
-"""A learnt prompt that loads: whether the base can go on from it is foretold as its first forward pass then turns out."""
+"""An adapter that loads: whether the base can compute with it is foretold as its first forward pass then turns out."""
 
 from __future__ import annotations
 
@@ -115,3 +115,41 @@ def test_prompts_that_are_embeddings_and_lora_are_never_refused(name: str) -> No
     ):
         model = get_peft_model(recipe.build(), config).eval()
         assert (foretold(model), what_the_pass_says(model)) == ("", "")
+
+
+ROUTERS = (
+    tiny.Tiny("llama4", "Llama4TextConfig", tiny._LM, "CAUSAL_LM", (),
+              tiny._decoder(num_hidden_layers=2, head_dim=8, num_local_experts=4, num_experts_per_tok=1,
+                            intermediate_size_mlp=48, interleave_moe_layer_step=1)),
+    tiny.Tiny("phimoe", "PhimoeConfig", tiny._LM, "CAUSAL_LM", (),
+              tiny._decoder(num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2)),
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", ROUTERS, ids=lambda one: one.name)
+@pytest.mark.parametrize("kind", ["LoraConfig", "IA3Config", "LoHaConfig", "OFTConfig", "VeraConfig"])
+def test_a_layer_that_is_linear_by_its_class_alone_is_told(kind: str, recipe: tiny.Tiny) -> None:
+    import peft
+
+    needed: dict[str, dict[str, Any]] = {"IA3Config": {"feedforward_modules": []}, "OFTConfig": {"oft_block_size": 4}}
+    for targets, failing in ((["q_proj", "router"], True), (["q_proj"], False)):
+        config = getattr(peft, kind)(task_type="CAUSAL_LM", target_modules=targets, **needed.get(kind, {}))
+        model = peft.get_peft_model(recipe.build(), config).eval()
+
+        assert bool(what_the_pass_says(model)) == failing
+        assert ("router is a" in foretold(model)) == failing
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "recipe",  # of those left out PEFT itself refuses one of all linear layers
+    [one for one in (*tiny.ARCHITECTURES, *ROUTERS) if one.name not in ("mamba", "distilbert", "deberta-v2")],
+    ids=lambda one: one.name,
+)
+def test_all_linear_layers_are_told_as_the_pass_turns_out(recipe: tiny.Tiny) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(recipe.build(), LoraConfig(task_type=recipe.task, target_modules="all-linear")).eval()
+
+    assert bool(foretold(model)) == bool(what_the_pass_says(model)) == (recipe in ROUTERS)
