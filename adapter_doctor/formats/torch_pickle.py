@@ -10,7 +10,7 @@ import io
 import pickletools
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,11 +84,11 @@ def _harmless(module: str, name: str) -> bool:
 
 
 def read_listing(
-    file: io.BufferedIOBase | io.RawIOBase, size: int, name: str = "", *, positions: bool = True
+    file: io.BufferedIOBase | io.RawIOBase, size: int, name: str = "", *, placed: int | None = None
 ) -> Listing:
     """The listing of an open torch file of ``size`` bytes, whether zip (torch ≥ 1.6) or the older plain pickles.
 
-    ``positions=False`` leaves out where each tensor's bytes lie, which takes a short read for each.
+    Where a tensor's bytes lie takes a short read for each: only those of up to ``placed`` elements are looked for.
 
     Raises:
         BadPickle: a pointer or web page, a damaged zip, too large, or no pickle at all.
@@ -102,11 +102,11 @@ def read_listing(
     if first.lstrip().lower().startswith((b"<!doc", b"<html", b"<?xml")):
         raise BadPickle("html", "it is a web page, not the weights")
     if first.startswith(b"PK\x03\x04"):
-        return _from_zip(file, name, positions)
+        return _from_zip(file, name, placed)
     return _from_plain(file, size)
 
 
-def _from_zip(file: Any, name: str, positions: bool) -> Listing:
+def _from_zip(file: Any, name: str, placed: int | None) -> Listing:
     try:
         archive = zipfile.ZipFile(file)
         entries = archive.infolist()
@@ -120,9 +120,6 @@ def _from_zip(file: Any, name: str, positions: bool) -> Listing:
             pickle = opened.read(MAX_PICKLE + 1)
         if len(pickle) > MAX_PICKLE:
             raise BadPickle("too-large", f"its pickle takes more than {MAX_PICKLE:,} bytes")
-        # Compressed values have no place in the file that could be read as it is.
-        stored = [entry for entry in entries if positions and entry.compress_type == zipfile.ZIP_STORED]
-        starts = {entry.filename: _data_start(file, entry) for entry in stored}
     except BadPickle:
         raise
     except (
@@ -130,7 +127,14 @@ def _from_zip(file: Any, name: str, positions: bool) -> Listing:
     ) as error:  # zipfile raises many kinds for a damaged or hostile file, and none of them is a bug of ours
         raise BadPickle("truncated", f"the zip cannot be read ({str(error)[:80]})") from None
     folder = inner[0].filename.removesuffix("data.pkl")
-    value, names, _ = _Machine(pickle, name, folder, starts).run()
+    # Compressed values have no place in the file that could be read as it is.
+    stored = {entry.filename: entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED}
+
+    def start_of(key: str) -> int:
+        entry = stored.get(f"{folder}data/{key}")
+        return _data_start(file, entry) if entry is not None else 0
+
+    value, names, _ = _Machine(pickle, name, start_of, placed).run()
     return Listing(value, names, pickle)
 
 
@@ -153,7 +157,7 @@ def _from_plain(file: Any, size: int) -> Listing:
     pickles: list[bytes] = []
     while position < len(data) and len(values) < 5:
         try:
-            value, found, used = _Machine(data[position:], "", "", {}).run()
+            value, found, used = _Machine(data[position:], "", lambda _: 0).run()
         except BadPickle:
             if not values:
                 raise
@@ -174,8 +178,8 @@ class _Machine:
 
     pickle: bytes
     file: str
-    folder: str
-    starts: Mapping[str, int]
+    start_of: Callable[[str], int]
+    placed: int | None = None
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
@@ -333,8 +337,10 @@ class _Machine:
         kind = rest[2].name.rpartition(".")[2] if len(rest) > 2 and isinstance(rest[2], Opaque) else storage.kind
         dtype, width = DTYPES.get(kind, (kind, 0))
         info = TensorInfo(dtype, shape)
-        start = self.starts.get(f"{self.folder}data/{storage.key}", 0)
-        if not start or not width or not _dense(shape, stride):
+        if (self.placed is not None and info.count > self.placed) or not width or not _dense(shape, stride):
+            return info
+        start = self.start_of(storage.key)
+        if not start:
             return info
         begin = start + offset * width
         return TensorInfo(dtype, shape, begin, begin + info.count * width, self.file, _axes(shape, stride))

@@ -211,9 +211,10 @@ def _opened(source: Source, name: str, known: re.Pattern[str] | None = None) -> 
     if size is None:
         return FileState(name, "absent", f"there is no {name}"), None
     path = source.path(name)
+    placed = 0 if path is None else None if known else 1  # of a state in one file the steps alone are read from here
     try:
         with path.open("rb") if path is not None else io.BufferedReader(_Remote(source, name, size)) as file:
-            listing = torch_pickle.read_listing(file, size, name, positions=path is not None)
+            listing = torch_pickle.read_listing(file, size, name, placed=placed)
     except torch_pickle.BadPickle as trouble:
         return FileState(name, trouble.state, str(trouble), size), None
     except (OSError, Unreachable) as trouble:
