@@ -18,13 +18,15 @@ def in_model_order(names: Iterable[str], class_name: str) -> list[str] | None:
 def sorted_by(known: Mapping[str, int], names: Iterable[str]) -> list[str] | None:
     """``names`` by the ranks of their paths, and by number among equals; None where a path has no rank."""
     keyed = []
+    found: dict[str, int | None] = {}  # of the paths so far, since those of one layer begin alike
     for name in names:
         parts = name.split(".") if name else []
         key = []
         for depth, part in enumerate(parts):
             path = ".".join(parts[: depth + 1])
-            rank = known.get(pattern(path), known.get(pattern(path, 1)))
-            if rank is None:
+            if path not in found:
+                found[path] = known.get(pattern(path), known.get(pattern(path, 1)))
+            if (rank := found[path]) is None:
                 return None
             key.append((rank, int(part) if part.isdigit() else 0))
         keyed.append((key, name))
