@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import pytest
 import tiny
 
+from adapter_doctor import explain
 from adapter_doctor.loading import child
 
 torch = pytest.importorskip("torch")
@@ -64,6 +66,16 @@ def what_the_pass_says(model: Any) -> str:
     return ""
 
 
+def explained(model: Any) -> list[str]:
+    """The rules that the traceback of the pass is told to speak of."""
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.tensor([[5, 6, 7, 8]]))
+    except Exception:
+        return [finding.rule.code for finding in explain(traceback.format_exc()).findings]
+    raise AssertionError("the pass went well")
+
+
 def variants(base: Any, task: str) -> dict[str, dict[str, int]]:
     made = with_prefix(base, task).peft_config["default"]
     heads, width = made.num_attention_heads, made.token_dim
@@ -87,6 +99,14 @@ def test_a_pass_is_foretold_to_fail_if_and_only_if_it_fails(recipe: tiny.Tiny) -
             wrong[name] = (told, real)
 
     assert wrong == {}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "code"), [("qwen3-next", "AD509"), ("deepseek-v3", "AD306"), ("falcon", "AD306")])
+def test_the_traceback_of_a_prefix_that_fails_is_explained(name: str, code: str) -> None:
+    recipe = next(one for one in (*OTHERS, *tiny.ARCHITECTURES) if one.name == name)
+
+    assert explained(with_prefix(recipe.build(), recipe.task)) == [code]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -138,6 +158,7 @@ def test_a_layer_that_is_linear_by_its_class_alone_is_told(kind: str, recipe: ti
         model = peft.get_peft_model(recipe.build(), config).eval()
 
         assert bool(what_the_pass_says(model)) == failing
+        assert not failing or explained(model) == ["AD509"]
         assert ("router is a" in foretold(model)) == failing
 
 
