@@ -367,7 +367,7 @@ class BaseModules:
         counts: dict[str, int] = {}
         for name in self.modules:
             parent, _, last = name.rpartition(".")
-            if last.isdigit():
+            if last.isdecimal():
                 counts[parent] = max(counts.get(parent, 0), int(last) + 1)
         return counts
 
@@ -503,7 +503,8 @@ class RemoteCode:
     names that code, ``built_in`` is transformers' model type, there ``since`` a release; without one, the base is a copy
     in that type's layout. ``repository`` has the code (empty: the base itself has), ``converted`` is a base for
     transformers' class. ``load`` says how the code is loaded, ``needs`` is the transformers that it is known to run with.
-    ``fused`` are the layers that are one on the side of the remote code, by their paths there.
+    ``fused`` are the layers that are one on the side of the remote code, by their paths there. ``leaves`` are the last
+    names of all modules on the adapter's side.
     """
 
     whose: str
@@ -515,6 +516,7 @@ class RemoteCode:
     load: str = ""
     needs: str = ""
     fused: Mapping[str, Fused] = field(default_factory=dict)
+    leaves: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 
 from adapter_doctor.facts import BaseModules, Fused, Module, RemoteCode, Rename
 from adapter_doctor.formats.module_widths import Width, depth_of
+from adapter_doctor.knowledge.bases import copies, known_as, known_bases
 from adapter_doctor.knowledge.remote_code import Pattern, RemoteModel, filled, match, remote_models
 
+MOST_FRONTS = 8
+"""Places in the base where modules of one kind may stand: a model, its towers and what joins them."""
+MOST_PARTS = 64
+"""Parts of a module path; no model nests so deep."""
 Fits = Callable[[str, str], bool]
 
 
@@ -36,10 +41,12 @@ def recognise(
     of a path tells of them, ``named`` is the base in the adapter's config. Only bases of the right model type are looked
     at, since such names are common.
     """
-    split = {path: path.split(".") for path in sorted(set(paths))}
+    split = {path: path.split(".") for path in sorted(set(paths)) if path.count(".") < MOST_PARTS}
     modules = {name: name.split(".") for name in base.modules if name}
     for model in remote_models():
         if model.named and not any(one in named.lower() for one in model.named):
+            continue
+        if not model.since and _of_another_kind(named, model):
             continue
         for in_adapter in (True, False):
             if model_type in (model.built_in if in_adapter else model.types):
@@ -47,6 +54,13 @@ def recognise(
                 if found is not None:
                     return found
     return None
+
+
+def _of_another_kind(named: str, model: RemoteModel) -> bool:
+    """Whether the base that an adapter names is a known one of another model type than a copy of this model has."""
+    known = known_as(named)
+    base = known_bases().get(copies().get(known, known)) if known is not None else None
+    return base is not None and base.model_type not in model.types
 
 
 def known_names(patterns: Iterable[str], families: Sequence[str], named: str = "") -> tuple[RemoteModel, ...]:
@@ -98,9 +112,15 @@ class _Attempt:
             return None  # any model may be copied into this layout, and GPT-2, too, has an `attn.c_attn`
         code = RemoteCode(
             model.whose, model.built_in[0], model.since, self.in_adapter, model.repository, model.converted, model.load,
-            model.needs, fused,
+            model.needs, fused, self._leaves(),
         )  # fmt: skip
         return Recognised(code, rename)
+
+    def _leaves(self) -> frozenset[str]:
+        paths = [pair[0 if self.in_adapter else 1] for pair in self.model.renames]
+        for fusion in self.model.fusions:
+            paths += [fusion.remote] if self.in_adapter else fusion.parts
+        return frozenset(path[-1] for path in paths) - {"**"}
 
     # ---------------------------------------------------------------------------------------------- renames
 
@@ -140,7 +160,7 @@ class _Attempt:
             hit = match(parts, pattern)
             if hit is not None:
                 fronts[_front(parts, hit[0])] += 1
-        return [front for front, _ in fronts.most_common()]
+        return [front for front, _ in fronts.most_common(MOST_FRONTS)]
 
     # --------------------------------------------------------------------------------------- fused layers
 
@@ -161,7 +181,7 @@ class _Attempt:
                       if (hit := match(parts, part)) is not None}  # fmt: skip
             for whole, path in self.modules.items():
                 here = match(path, fusion.remote)
-                for front in sorted(fronts) if here is not None else ():
+                for front in sorted(fronts)[:MOST_FRONTS] if here is not None else ():
                     names = tuple(f"{front}{filled(part, here[1])}" for part in fusion.parts)  # type: ignore[index]
                     if any(name in self.paths for name in names) and self._are_parts(names, self.base.modules[whole]):
                         found.setdefault(whole, Fused(names, fusion.grouped))

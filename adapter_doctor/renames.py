@@ -92,7 +92,9 @@ def renamed(path: str, rename: Rename) -> str:
 def _renamed_by(path: str, rename: Rename) -> str:
     if rename.steps:
         for old, new in rename.steps:
-            path = re.sub(old, new, f"{path}.", count=1).removesuffix(".")
+            path, given = re.sub(old, new, f"{path}.", count=1).removesuffix("."), path
+            if rename.whose and path != given:
+                break  # each step of remote code sees the whole name, transformers' own follow on each other
         return path
     parts = path.split(".")
     before = rename.old.split(".") if rename.old else []
@@ -137,7 +139,7 @@ def _release(rename: Rename, base: BaseModules, model_type: str) -> str:
 def _signature(path: str) -> tuple[str, tuple[str, ...]]:
     """What a rewrite leaves alone: the last part, and the numbers along the way."""
     parts = path.split(".")
-    return parts[-1], tuple(part for part in parts if part.isdigit())
+    return parts[-1], tuple(part for part in parts if part.isdecimal())
 
 
 def _difference(path: str, name: str) -> Rename | None:
@@ -146,7 +148,7 @@ def _difference(path: str, name: str) -> Rename | None:
     while one and other and one[-1] == other[-1]:
         one.pop()
         other.pop()
-    if not any(part.isdigit() for part in one + other):
+    if not any(part.isdecimal() for part in one + other):
         return Rename(".".join(one), ".".join(other), 0, front=True)
     tail = path.split(".")[len(one) :]
     while one and other and one[0] == other[0]:
@@ -154,7 +156,7 @@ def _difference(path: str, name: str) -> Rename | None:
         other.pop(0)
     if not one:  # a level is missing: the part behind it says where it belongs
         one, other = tail[:1], other + tail[:1]
-    if any(part.isdigit() for part in one + other):
+    if any(part.isdecimal() for part in one + other):
         return None
     return Rename(".".join(one), ".".join(other), 0)
 

@@ -41,7 +41,11 @@ def test_other_words_for_the_same_are_known_too(code: str, text: str) -> None:
     "load_best_model_at_end=True", "the best checkpoint was loaded", "the adapter was trained on the base model",
     "the engine loads my model as a full model", "print() got an unexpected keyword argument 'foo'", "flattened tensors",
     "is the adapter loaded on top of the base model", "put adapter_config.json beside the weights", "strict=False?",
-    "LoRA reduces the parameters; the image is flattened", "peft got an unexpected keyword argument 'strict'",
+    "LoRA reduces the parameters; the image is flattened", "load_best_model_at_end=True in my notebook, trained fine",
+    "with load_best_model_at_end=True the eval loss is not decreasing", "any other modules_to_save I need?",
+    "adapter fails to load: could not find the base model path", "the adapter was loaded, base model path prints None",
+    "LoRA for BERT: tensor names begin with encoder.layer.0", "keys start with module names",
+    "my tensors are flattened outputs, loss is a mismatch", "peft got an unexpected keyword argument 'strict'",
 ])  # fmt: skip
 def test_words_that_mean_something_else_are_told_nothing(text: str) -> None:
     report = explain(text)

@@ -174,3 +174,36 @@ def test_all_linear_layers_are_told_as_the_pass_turns_out(recipe: tiny.Tiny) -> 
     model = get_peft_model(recipe.build(), LoraConfig(task_type=recipe.task, target_modules="all-linear")).eval()
 
     assert bool(foretold(model)) == bool(what_the_pass_says(model)) == (recipe in ROUTERS)
+
+
+TWO_DEPTHS = (
+    tiny.Tiny("t5", "T5Config", "AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM", (),
+              {**tiny.by_name("t5").sizes, "num_layers": 4, "num_decoder_layers": 2}),
+    tiny.Tiny("bart", "BartConfig", "AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM", (),
+              {**tiny.by_name("bart").sizes, "encoder_layers": 4, "decoder_layers": 2}),
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", TWO_DEPTHS, ids=lambda one: one.name)
+def test_of_two_halves_the_decoder_counts(recipe: tiny.Tiny) -> None:
+    model = with_prefix(recipe.build(), recipe.task, num_layers=2)
+
+    assert (foretold(model), what_the_pass_says(model)) == ("", "")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_forward_that_passes_its_arguments_on_is_not_judged_by_their_names() -> None:
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    class Wrapped(LlamaForCausalLM):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(*args, **kwargs)
+
+    base = tiny.by_name("llama").build()
+    for model in (
+        with_prefix(Wrapped(base.config), "CAUSAL_LM"),
+        get_peft_model(Wrapped(base.config), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval(),
+    ):
+        assert (foretold(model), what_the_pass_says(model)) == ("", "")

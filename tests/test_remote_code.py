@@ -312,6 +312,47 @@ def test_half_of_an_adapter_is_not_made_to_fit(child: LoadingChild, tmp_path: Pa
     assert "half of an adapter" in repair.why
 
 
+LLAMA_CONFIG = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("targets without tensors", "names c_proj, w1, which no tensor is of"),
+        ("magnitude of another shape", "has a magnitude of shape [60], expected [96]"),
+        ("magnitude without a shape", "has a magnitude of shape [], expected [96]"),
+        ("two of a kind", "another fused layer are both taken for"),
+        ("no alphas", "the scaling of transformer.h.0.attn.c_attn cannot be told"),
+    ],
+)
+def test_what_is_no_whole_adapter_of_fused_layers_is_refused(
+    fault: str, why: str, child: LoadingChild, tmp_path: Path
+) -> None:
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA_CONFIG)).save_pretrained(tmp_path / "base")
+    paths = [f"{front}.h.{n}.attn.c_attn" for n in range(2) for front in ("transformer", "other")]
+    pairs = {path: (torch.ones(2, 32), torch.ones(96, 2)) for path in paths[:: 1 if fault == "two of a kind" else 2]}
+    settings: dict[str, Any] = {"base_model_name_or_path": "Qwen/Qwen-7B"}
+    if fault == "targets without tensors":
+        settings["target_modules"] = ["c_attn", "c_proj", "w1"]
+    if fault == "no alphas":
+        settings["alpha_pattern"] = [1]
+    mine = adapter(tmp_path / "mine", pairs, **settings)
+    if "magnitude" in fault:
+        shape = (60,) if "another" in fault else ()
+        more = {f"{PREFIX}{path}.lora_magnitude_vector": torch.ones(shape) for path in pairs}
+        save_file(load_file(mine / "adapter_model.safetensors") | more, mine / "adapter_model.safetensors")
+        configured = json.loads((mine / "adapter_config.json").read_text()) | {"use_dora": True}
+        (mine / "adapter_config.json").write_text(json.dumps(configured))
+
+    repair = fix(tmp_path / "base", mine, tmp_path / "out", child=child, cache=False)
+
+    assert (repair.state, (tmp_path / "out").exists()) == ("refused", False)
+    assert why in repair.why
+
+
 def test_targets_ranks_and_saved_modules_follow_the_names(child: LoadingChild, tmp_path: Path) -> None:
     transformers.AutoModelForCausalLM.from_config(transformers.GlmConfig(**GLM_CONFIG)).save_pretrained(tmp_path / "base")  # fmt: skip
     ranks = {"query_key_value": 4}
@@ -506,6 +547,18 @@ def test_fused_layers_of_other_models_are_not_called_remote_code() -> None:
     assert outcome(neox, base_of(LLAMA), "llama") is None
     assert outcome(gpt2, base_of(LLAMA), "llama") is None
     assert outcome(wide, base_of(LLAMA), "llama") is None
+
+
+def test_adapter_of_a_known_base_of_another_type_is_not_called_remote_code() -> None:
+    mine = {f"transformer.h.{n}.attn.c_attn": (64, 32) for n in range(2)}
+
+    assert outcome(mine, base_of(LLAMA), "llama", "Qwen/Qwen-7B") is not None
+    assert outcome(mine, base_of(LLAMA), "llama", "openai-community/gpt2") is None
+
+
+def test_odd_names_are_nobodys() -> None:
+    for odd in ("transformer.h.*.attn.c_attn", "transformer.h.\u00b2.attn.c_attn", "x." * 100_000 + "attn.c_attn"):
+        assert outcome({odd: (64, 32)}, base_of(LLAMA), "llama", "Qwen/Qwen-7B") is None
 
 
 def test_widths_of_another_size_are_not_called_remote_code() -> None:

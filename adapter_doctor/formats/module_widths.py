@@ -81,10 +81,10 @@ def module_widths(tensors: AdapterTensors) -> dict[str, Width]:
 
 def pattern_of(path: str) -> str:
     """A module path with `*` for every number."""
-    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+    return ".".join("*" if part.isdecimal() else part for part in path.split("."))
 
 
 def depth_of(paths: Iterable[str]) -> int:
     """One more than the highest number on the first numbered level of these paths; 0 where none has one."""
-    numbers = (next((int(part) for part in path.split(".") if part.isdigit()), -1) for path in paths)
+    numbers = (next((int(part) for part in path.split(".") if part.isdecimal()), -1) for path in paths)
     return max(numbers, default=-1) + 1

@@ -28,7 +28,7 @@ def sorted_by(known: Mapping[str, int], names: Iterable[str]) -> list[str] | Non
                 found[path] = known.get(pattern(path), known.get(pattern(path, 1)))
             if (rank := found[path]) is None:
                 return None
-            key.append((rank, int(part) if part.isdigit() else 0))
+            key.append((rank, int(part) if part.isdecimal() else 0))
         keyed.append((key, name))
     return [name for _, name in sorted(keyed)]
 

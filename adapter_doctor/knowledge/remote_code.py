@@ -105,7 +105,7 @@ def match(parts: list[str], pattern: Pattern) -> tuple[int, list[str]] | None:
     if pattern[-1] == "**":
         head = pattern[:-1]
         for start in range(len(parts) - len(head)):
-            stars = _stars(parts[start:], head)
+            stars = _stars(parts[start : start + len(head)], head)
             if stars is not None:
                 return start, [*stars, ".".join(parts[start + len(head) :])]
         return None
@@ -120,9 +120,12 @@ def _stars(parts: list[str], pattern: Pattern) -> list[str] | None:
     """What the stars of a pattern stand for in a path that begins with it; None where it does not."""
     stars = []
     for own, part in zip(parts, pattern, strict=False):
-        if part == "*" and own.isdigit():
+        if part != "*":
+            if own != part:
+                return None
+        elif own.isdecimal():
             stars.append(own)
-        elif own != part:
+        else:
             return None
     return stars
 

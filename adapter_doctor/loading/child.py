@@ -589,16 +589,17 @@ def pass_refused(peft_model, adapter_name):
     kind, task = (str(getattr(one, "value", one)) for one in (config.peft_type, config.task_type))
     base = peft_model.get_base_model()
     body = getattr(peft_model, "transformer_backbone_name", None)
-    takes = set(signature(base.forward).parameters)
+    parameters = signature(base.forward).parameters
+    takes = set(parameters)
+    passes_on = any(one.kind is one.VAR_KEYWORD for one in parameters.values()) and "cache_params" not in takes
     if kind in PROMPTS and kind not in ("PREFIX_TUNING", "CARTRIDGE"):
-        return (
-            "" if "inputs_embeds" in takes else "the base's forward takes no `inputs_embeds`, which carry the prompt."
-        )
+        taken = passes_on or "inputs_embeds" in takes
+        return "" if taken else "the base's forward takes no `inputs_embeds`, which carry the prompt."
     if kind not in PROMPTS:
         return no_linear_forward(peft_model, kind)
-    if body and task in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
-        takes |= set(signature(base.get_submodule(body).forward).parameters)
-    if "past_key_values" not in takes:
+    if body and task in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):  # PEFT's classes for these ask by name
+        takes, passes_on = takes | set(signature(base.get_submodule(body).forward).parameters), False
+    if "past_key_values" not in takes and not passes_on:
         return "the base's forward takes no `past_key_values`, which carry the prefix."
     with contextlib.suppress(Exception):  # a base of another build than any known: nothing is known to stop it
         return cache_refuses(base, config)
@@ -615,13 +616,13 @@ def no_linear_forward(peft_model, kind):
         if not isinstance(own, torch.nn.Linear) or type(own) in seen:
             continue
         seen.add(type(own))
-        if not type(own).__module__.startswith("transformers") or type(own).forward is torch.nn.Linear.forward:
+        if not type(own).__module__.startswith("transformers.models.") or type(own).forward is torch.nn.Linear.forward:
             continue
         what = "%s is a %s" % (name.removeprefix("base_model.model."), type(own).__name__)
         try:
             with torch.no_grad():  # three rows of its own device: on meta only shapes are computed
                 given = own(torch.zeros(3, own.in_features, dtype=own.weight.dtype, device=own.weight.device))
-        except Exception:
+        except (RuntimeError, TypeError, ValueError):
             if kind == "LORA":
                 return "%s, which takes another input than a linear layer." % what
             continue
@@ -650,7 +651,11 @@ def cache_refuses(base, config):
         return (
             "%s of the base keep a state of their own (linear attention, convolution), and no keys and values." % state
         )
-    kept = [(first_number(one, "layer_idx", "layer_id"), cache) for one in base.modules() if (cache := cache_of(one))]
+    kept = [
+        (first_number(one, "layer_idx", "layer_id"), cache)
+        for one in decoder_of(base).modules()
+        if (cache := cache_of(one))
+    ]
     depth = max((number for number, _ in kept), default=0) + 1
     if base.config.is_encoder_decoder and depth > config.num_layers:  # a base that is a decoder alone: AD307
         return "the prefix is made for %d layers, and the decoder has %d." % (config.num_layers, depth)
@@ -666,6 +671,13 @@ def cache_refuses(base, config):
             own = "%d of %d" % one[:2] if one[1] == one[2] else "%d of %d and %d" % one
             return "the prefix has %d heads of %d, and the base's keys and values %s." % (*given[:2], own)
     return ""
+
+
+def decoder_of(base):
+    """The part that has the cache: encoders and towers may have other heads."""
+    with contextlib.suppress(Exception):
+        return base.get_decoder() or base
+    return base
 
 
 def cache_of(module):

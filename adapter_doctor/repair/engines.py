@@ -20,12 +20,12 @@ from adapter_doctor.facts import (
     WeightsFiles,
 )
 from adapter_doctor.formats.adapter_keys import PREFIX
-from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.knowledge.profiles import Profile
 from adapter_doctor.repair.experts import unstack
 from adapter_doctor.repair.layouts import stacked
 from adapter_doctor.repair.plan import CannotMend, Case, Planner, Step
 from adapter_doctor.repair.recipes import Joined, Recipe, Scaled, Zeros
+from adapter_doctor.repair.scalings import scaling_of
 from adapter_doctor.serving.case import Case as Served
 from adapter_doctor.serving.case import parameter_name
 from adapter_doctor.serving.foresee import foresee
@@ -139,10 +139,7 @@ def _bake(case: Case, served: Served, code: str, pad: Callable[[int], int] | Non
 
 
 def _scaling(served: Served, module: str) -> float:
-    try:
-        return scaling_of(served.config, parameter_name(module))
-    except (TypeError, ValueError) as error:
-        raise CannotMend(f"the config's ranks and alphas cannot be followed: {error}") from None
+    return scaling_of(served.config, parameter_name(module))
 
 
 # --------------------------------------------------------------------------------------------- what is targeted
@@ -210,7 +207,7 @@ def _narrowing(case: Case) -> frozenset[str]:
 
 
 def _kind(module: str) -> str:
-    return ".".join("*" if part.isdigit() else part for part in module.split("."))
+    return ".".join("*" if part.isdecimal() else part for part in module.split("."))
 
 
 # ------------------------------------------------------------------------------------- what is the base's own

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from adapter_doctor.facts import AdapterConfig, BaseCheckpoint, BaseModules, Comparison, Missing, Shape
 from adapter_doctor.formats.adapter_keys import PREFIX
-from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.repair.layouts import Pair, keys_of, plain_number, plain_pairs
 from adapter_doctor.repair.plan import CannotMend, Case, Step
 from adapter_doctor.repair.recipes import Joined, Permuted, Recipe, Rows, Scaled, Zeros
+from adapter_doctor.repair.scalings import scaling_of
 
 _SINGLE = re.compile(r"^(?P<stack>.*\.experts)\.0\.(?P<leaf>gate_proj|up_proj|down_proj|w1|w2|w3)\.weight$")
 _PARTS = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("down_proj",), ("w2",))}
@@ -142,7 +142,7 @@ def _names(checkpoint: BaseCheckpoint) -> dict[tuple[str, ...], tuple[str, froze
 
 
 def _number(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.split(".") if part.isdigit())
+    return tuple(part for part in path.split(".") if part.isdecimal())
 
 
 def _parameter(config: AdapterConfig, module: str, pairs: Mapping[str, Pair], there: Mapping[str, Shape]) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from adapter_doctor.facts import AdapterConfig, BaseConfig, BaseModules, Comparison, Fused, Missing
+from adapter_doctor.facts import AdapterConfig, AdapterTensors, BaseConfig, BaseModules, Comparison, Fused, Missing
 from adapter_doctor.formats.adapter_keys import PREFIX, parse
-from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.knowledge.remote_code import STACKED
 from adapter_doctor.repair.plan import CannotMend, Case, Step
 from adapter_doctor.repair.recipes import Diagonal, Joined, Permuted, Recipe, Rows, Zeros, count
+from adapter_doctor.repair.scalings import scaling_of
 
 _EXPERT = re.compile(r"^(?P<stack>.*\.experts)\.(?P<number>\d{1,6})\.(?P<leaf>gate_proj|up_proj|down_proj|w1|w2|w3)$")
 _ROLES = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
@@ -85,18 +85,43 @@ def split(case: Case) -> Step | None:
         if sum(sizes) != up.shape[0] or len(sizes) != len(layer.parts):
             raise CannotMend(f"{module} has {up.shape[0]} rows, its parts in the base {' + '.join(map(str, sizes))}")
         heads = _heads(case, sizes) if layer.grouped else None
+        if any(part in made for part in layer.parts):
+            raise CannotMend(f"{module} and another fused layer are both taken for {', '.join(layer.parts)}")
         for part, own in zip(layer.parts, _apart(up, sizes, heads), strict=True):
             made[part] = down, own
             alphas[part] = _alpha(config, scaling_of(config, module), down.shape[0])
         if module in magnitudes:
             tail, magnitude = magnitudes[module]
+            if magnitude.shape != up.shape[:1]:
+                raise CannotMend(f"{module} has a magnitude of shape {list(magnitude.shape)}, expected [{up.shape[0]}]")
             for part, own in zip(layer.parts, _apart(magnitude, sizes, heads), strict=True):
                 others[f"{PREFIX}{part}.{tail}"] = own
         gone.append(module)
     if not made:
         return None
+    if names := _untrained_targets(case):
+        raise CannotMend(
+            f"`target_modules` names {', '.join(names)}, which no tensor is of: the file may be half of an adapter"
+        )
     what = f"take the updates of {len(gone)} fused layers apart for {len(made)} split ones"
     return _step(case, what, made, gone, alphas, others)
+
+
+def _untrained_targets(case: Case) -> list[str]:
+    """Targets that are modules of the code that the adapter was trained on, and of which it has no tensor."""
+    comparison, config, tensors = (
+        case.facts.get(Comparison),
+        case.facts.get(AdapterConfig),
+        case.facts.get(AdapterTensors),
+    )
+    if isinstance(comparison, Missing) or isinstance(config, Missing) or isinstance(tensors, Missing):
+        return []
+    targets = config.get("target_modules")
+    if comparison.remote is None or not isinstance(targets, list):
+        return []
+    trained = {one.module.rpartition(".")[2] for key in tensors if (one := parse(key)) is not None}
+    known = comparison.remote.leaves
+    return sorted({one for one in targets if isinstance(one, str) and one.rpartition(".")[2] in known - trained})
 
 
 def _apart(fused: Recipe, sizes: Sequence[int], heads: tuple[int, int] | None) -> list[Recipe]:

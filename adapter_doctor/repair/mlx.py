@@ -12,9 +12,9 @@ from typing import Any
 
 from adapter_doctor.facts import AdapterConfig, AdapterTensors, BaseConfig, Facts
 from adapter_doctor.formats.adapter_keys import parse
-from adapter_doctor.formats.declared_ranks import scaling_of
 from adapter_doctor.repair.plan import CannotMend, Draft
 from adapter_doctor.repair.recipes import Kept, Recipe, leaves, transposed
+from adapter_doctor.repair.scalings import scaling_of
 from adapter_doctor.repair.writing import write_weights
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"

@@ -49,6 +49,8 @@ def turn_rotations(case: Case) -> Step | None:
         if own.keys() != {"oft_r", "oft_s"}:
             raise CannotMend(f"{name} has only one of `oft_r` and `oft_s`")
         blocks = case.draft.tensors[own["oft_r"].key]
+        if len(blocks.shape) != 3 or 0 in blocks.shape:
+            raise CannotMend(f"{name} has blocks of shape {list(blocks.shape)}, expected three sizes above 0")
         number, size, _ = blocks.shape
         if number == 1 and width[1] != size:  # shared by all blocks
             number = width[1] // size

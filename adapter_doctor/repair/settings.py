@@ -116,7 +116,8 @@ def cover_tensors(case: Case) -> Step | None:
     """`target_modules` so that it covers just the modules that have tensors, where it covers too few of them.
 
     Where it covers more, the file may be half of an adapter. But after training on another tree of modules, those are
-    left out that are of another kind than all that have tensors: a tower, say, whose layers had other names there.
+    left out that share their last name with one that has tensors, and not its place: those of a tower, say, whose layers
+    had other names there.
     """
     config, base, fit, base_config = AdapterConfig(case.draft.config), case.facts.get(BaseModules), case.facts.get(Fit), case.facts.get(BaseConfig)  # fmt: skip
     if isinstance(base, Missing) or isinstance(base_config, Missing) or config.is_prompt_learning:
@@ -135,7 +136,10 @@ def cover_tensors(case: Case) -> Step | None:
     strange, lacking = set[str](), targeted - trained
     if any(step.other_tree for step in case.draft.steps):
         kinds = {pattern_of(module) for module in trained}
-        strange = {module for module in lacking if pattern_of(module) not in kinds}
+        leaves = {module.rpartition(".")[2] for module in trained}
+        strange = {
+            module for module in lacking if pattern_of(module) not in kinds and module.rpartition(".")[2] in leaves
+        }
         if _takes_all_layers(config):
             alike = {name for name, one in base.modules.items() if one.kind in ADAPTABLE and pattern_of(name) in kinds}
             lacking = (lacking | alike) - trained

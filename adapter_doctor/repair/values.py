@@ -212,7 +212,7 @@ def _in_rows(recipe: Recipe) -> Iterator[Recipe]:
     if isinstance(recipe, Joined) and recipe.axis == 0:
         for part in recipe.parts:
             yield from _in_rows(part)
-    elif isinstance(recipe, Rows) and isinstance(recipe.of, Kept) and recipe.of.info.shape[0]:
+    elif isinstance(recipe, Rows) and isinstance(recipe.of, Kept) and recipe.stop <= recipe.of.info.shape[0] > 0:
         info = recipe.of.info
         width = (info.end - info.start) // info.shape[0]
         start = info.start + recipe.start * width

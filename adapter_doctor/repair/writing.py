@@ -103,6 +103,8 @@ def write(draft: Draft, source: Source, folder: Path) -> None:
         raise DoctorError(f"the adapter could not be read: {trouble.why}") from None
     except OSError as error:
         raise DoctorError(f"the copy could not be written: {os_error_sentence(error)}; nothing is left of it") from None
+    except RuntimeError as error:  # what threading says where no thread can be started
+        raise DoctorError(f"the copy could not be written: {error}; nothing is left of it") from None
 
 
 def files_beside(source: Source) -> list[str]:

@@ -255,7 +255,7 @@ def _beyond(module: str, base: BaseModules) -> bool:
     for path, count in base.layer_counts.items():
         if module.startswith(f"{path}."):
             number = module[len(path) + 1 :].partition(".")[0]
-            if number.isdigit() and int(number) >= count:
+            if number.isdecimal() and int(number) >= count:
                 return True
     return False
 
