@@ -745,7 +745,7 @@ class MomentsPart:
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The files in which an engine kept the optimizer's state apart, a part for each of ``world`` processes.
+    """The files in which an engine kept the optimizer's state apart, a part for each of ``world`` processes (0: not known).
 
     ``folder`` is that of the step, ``lost`` are files that are due and not there, ``broken`` those that cannot be read,
     with why, and ``empty`` names the one that should hold the adapter and holds nothing. ``parts`` tell where the
@@ -853,9 +853,10 @@ class OptimizerValues:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
-    """The saved learning rate schedule, as written; tensors and objects are left out."""
+    """The saved learning rate schedule, as written in ``file``; tensors and objects are left out."""
 
     raw: Mapping[str, Any]
+    file: str = "scheduler.pt"
 
     @property
     def step(self) -> int | None:

@@ -230,8 +230,11 @@ def _with_values(source: Source, facts: Facts, static: bool, values: bool) -> Fa
     checkpoint = facts.get(Checkpoint)
     shards = checkpoint.shards if isinstance(checkpoint, Checkpoint) and _in_parts(facts) else None
     if shards is not None and values and not static:
+        state = facts.get(OptimizerState)
         if shards.parts:
             read = gather_shard_values(source, shards)
+        elif isinstance(state, Missing) or not state.moments:
+            read = state if isinstance(state, Missing) else OptimizerValues()
         elif source.path("") is None:
             read = Missing("the checkpoint is on the Hub; download it to have the values of its moments read")
         else:

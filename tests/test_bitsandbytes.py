@@ -16,6 +16,7 @@ import adapter_doctor
 from adapter_doctor.facts import Facts, OptimizerState, ResumePlan
 from adapter_doctor.formats.optimizer_kinds import kind_of_moments
 from adapter_doctor.gather.checkpoint import gather_training
+from adapter_doctor.loading import child as loading
 from adapter_doctor.loading.process import LoadingChild
 from adapter_doctor.report import Report
 from adapter_doctor.sources.disk import DiskSource
@@ -196,3 +197,17 @@ def _forms(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _forms(one) for key, one in value.items()}
     return (value.dtype, value.shape) if torch.is_tensor(value) else type(value)
+
+
+@pytest.mark.parametrize("state", [
+    {"state": {0: {WRAPPED: torch.ones(2)}}, "param_groups": [{"params": [0]}]},
+    {"state": {0: {WRAPPED: [1]}}, "param_groups": [{"params": [0]}]},
+    {"state": {}, "param_groups": [{"params": [[0]]}]},
+    {"state": [1], "param_groups": [{"params": [0]}]},
+])  # fmt: skip
+def test_moments_of_strange_shape_are_answered_by_the_child(state: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "optimizer.pt")
+
+    answer: Any = loading.moments(str(tmp_path / "optimizer.pt"), "", ["a"], [None])  # type: ignore[no-untyped-call]
+
+    assert "refusal" in answer or answer == {"not_finite": [], "misplaced": []}

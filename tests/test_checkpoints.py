@@ -19,10 +19,13 @@ import pytest
 import training
 
 import adapter_doctor
-from adapter_doctor.facts import Facts, Missing, OptimizerState, ResumePlan, SchedulerState
+from adapter_doctor.facts import Facts, Missing, OptimizerState, ResumePlan, SchedulerState, TensorInfo
+from adapter_doctor.formats.optimizer_kinds import kind_of_moments
 from adapter_doctor.formats.optimizer_state import NoOptimizerState, read_state
 from adapter_doctor.gather.checkpoint import complete, gather_training, numbered, writer_of
 from adapter_doctor.report import Report
+from adapter_doctor.rules.resume.state_incomplete import state_incomplete
+from adapter_doctor.sources import Unreachable
 from adapter_doctor.sources.disk import DiskSource
 
 
@@ -448,3 +451,45 @@ def test_check_knows_nothing_of_what_only_a_resume_looks_at(run: Path) -> None:
 
     examined = [one.rule.code for one in report.findings] + [one.rule.code for one in report.diagnosis.unknown]
     assert [code for code in examined if code.startswith("AD8")] == []
+
+
+# ---------------------------------------------------------------------------------------------- optimizers not known
+
+
+@pytest.mark.parametrize("options", [
+    {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.0, "decouple_lr": False},  # optimi's AdamW
+    {"lr": 1e-3, "bias_correction": True, "betas": (0.9, 0.99), "eps": 1e-8, "step": 2},  # apex's FusedAdam
+])  # fmt: skip
+def test_moments_without_a_step_are_not_said_to_lack_it(options: dict[str, Any]) -> None:
+    kept = {name: TensorInfo("F32", (4, 4)) for name in ("exp_avg", "exp_avg_sq")}
+    saved = {"state": {0: kept}, "param_groups": [{**options, "params": [0]}]}
+    state = read_state(saved, "optimizer.pt", lambda _: None)
+
+    assert (kind_of_moments(state), list(state_incomplete.check(state))) == (None, [])
+
+
+@pytest.mark.parametrize("saved", [
+    {"state": {0: {"step": 10**400}}, "param_groups": [{"params": [0]}]},
+    {"state": {0: {2**20000: 1}, 2**20000: {}}, "param_groups": [{2**20000: 1, "params": [0]}], 2**20000: 1},
+])  # fmt: skip
+def test_numbers_beyond_all_measure_are_no_steps_and_no_keys(saved: dict[Any, Any]) -> None:
+    state = read_state(saved, "optimizer.pt", lambda _: None)
+
+    assert state.steps == ()
+    assert all(len(one) < 60 for one in (*state.extra, *state.groups[0].options))
+
+
+def test_bytes_that_cannot_be_there_are_unreachable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1234")
+
+    for start, length in ((-(2**70), 5), (2**70, 5), (-1, 5)):
+        with pytest.raises(Unreachable):
+            DiskSource(tmp_path, "here").read("file", start, length)
+
+
+def test_files_of_very_many_processes_are_all_listed(tmp_path: Path) -> None:
+    (tmp_path / "global_step5").mkdir()
+    for number in range(1100):
+        (tmp_path / "global_step5" / f"{number}").touch()
+
+    assert len(DiskSource(tmp_path, "here").files()) == 1100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from adapter_doctor.loading.process import LoadingChild
 from adapter_doctor.report import Report
 
 torch = pytest.importorskip("torch")
+import torch.distributed.checkpoint as dcp  # noqa: E402
 from torch.distributed.checkpoint.api import CheckpointException  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # torch.distributed's own
@@ -234,3 +236,78 @@ def test_code_in_the_metadata_is_told_and_not_run(run: Path, tmp_path: Path) -> 
     assert report.cause is not None
     assert "exec, which its reader would run" in report.cause.hits[0].message
     assert not ran.exists()
+
+
+def regrouped(place: Path, *keys: str) -> None:
+    """The optimizer's shards become those of one that has a single group, and keeps these of each parameter."""
+    named = {name: one.detach() for name, one in model().named_parameters() if one.requires_grad}
+    moments = {name: {key: torch.zeros_like(one) for key in keys} for name, one in named.items() if keys}
+    state = {"state": moments, "param_groups": [{"lr": 1e-3, "params": list(named)}]}
+    shutil.rmtree(place / "optimizer_0")
+    dcp.save({"optimizer": state}, checkpoint_id=place / "optimizer_0", no_dist=True)
+
+
+def test_an_optimizer_without_moments_has_nothing_that_could_lack(
+    run: Path, tmp_path: Path, child: LoadingChild
+) -> None:
+    """As SGD without momentum."""
+    place = copied(run, "beside", tmp_path)
+    regrouped(place)
+
+    report = adapter_doctor.resume(run / "base", place, child=child)
+
+    assert (report.verdict, codes(report)) == ("compatible", {"AD810"}), str(report)
+
+
+def test_a_single_group_that_accelerate_saved_stays_one(run: Path, tmp_path: Path) -> None:
+    place = copied(run, "beside", tmp_path)
+    regrouped(place, "step", "exp_avg", "exp_avg_sq")
+    (place / "trainer_state.json").unlink()
+    (place / "rng_state.pth").rename(place / "random_states_0.pkl")
+    (place / "scheduler.pt").unlink()
+    torch.save({"base_lrs": [1e-3], "last_epoch": 3}, place / "scheduler.bin")
+    sound = adapter_doctor.resume(run / "base", place, load="no", cache=False)
+    torch.save({"base_lrs": [1e-3] * 3, "last_epoch": 3}, place / "scheduler.bin")
+    hurt = adapter_doctor.resume(run / "base", place, load="no", cache=False)
+
+    assert (sound.verdict, codes(sound)) == ("compatible", {"AD810"}), str(sound)
+    assert codes(hurt) == {"AD810", "AD828"}
+    assert hurt.cause is not None
+    assert hurt.cause.hits[0].where == "scheduler.bin"
+
+
+def test_a_whole_state_is_of_as_many_processes_as_left_a_random_state(run: Path, tmp_path: Path) -> None:
+    place = copied(run, "whole", tmp_path)
+    for rank in range(8):
+        shutil.copyfile(run / "whole" / "rng_state.pth", place / f"rng_state_{rank}.pth")
+
+    for world, says in ((8, {"AD810"}), (4, {"AD810", "AD825"})):
+        report = adapter_doctor.resume(run / "base", place, load="no", cache=False, world_size=world)
+        assert codes(report) == says, str(report)
+
+
+def deep() -> Any:
+    """Few bytes, and a text without end."""
+    one: Any = "x"
+    for _ in range(40):
+        one = (one, one)
+    return one
+
+
+@pytest.mark.parametrize("change", [
+    *({"offset": number} for number in (-(2**70), 2**20000, -10)), {"length": -50},
+    *({"path": ("optimizer", "state", one, "exp_avg")} for one in (2**20000, deep())),
+])  # fmt: skip
+def test_metadata_beyond_all_measure_give_a_report(change: dict[str, Any], run: Path, tmp_path: Path) -> None:
+    place = copied(run, "beside", tmp_path)
+    file = place / "optimizer_0" / ".metadata"
+    metadata = pickle.loads(file.read_bytes())
+    path = change.pop("path", None)
+    metadata.planner_data = {name: path or one for name, one in metadata.planner_data.items()}
+    metadata.storage_data = {key: dataclasses.replace(one, **change) for key, one in metadata.storage_data.items()}
+    file.write_bytes(pickle.dumps(metadata))
+
+    report = adapter_doctor.resume(run / "base", place, load="no", cache=False)
+
+    assert not report.diagnosis.crashed
+    assert report.verdict == ("incompatible" if change else "undetermined"), str(report)

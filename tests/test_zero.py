@@ -16,6 +16,8 @@ import training
 from zero_checkpoint import FOLDER, write_zero
 
 import adapter_doctor
+from adapter_doctor.facts import TensorInfo
+from adapter_doctor.formats.zero_state import put_together
 from adapter_doctor.loading.process import LoadingChild
 from adapter_doctor.report import Report
 
@@ -251,3 +253,41 @@ def test_code_in_a_shard_is_told_and_not_run(run: Run, tmp_path: Path) -> None:
     assert report.cause is not None
     assert report.cause.hits[0].message.endswith("exec, which its reader would run")
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("world", [0, "x"])
+def test_a_file_of_an_impossible_process_is_no_reason_to_look_for_all_before_it(
+    world: Any, run: Run, tmp_path: Path
+) -> None:
+    place = copied(run, tmp_path)
+    write_zero(place, run.names, world=1)
+    (place / FOLDER / "zero_pp_rank_100000000_mp_rank_00_optim_states.pt").write_bytes(b"")
+    model = torch.load(place / MODEL, weights_only=True)
+    torch.save({**model, "dp_world_size": world}, place / MODEL)
+
+    report = adapter_doctor.resume(run.base, place, load="no", cache=False)
+
+    assert codes(report) == {"AD810", "AD832"}
+
+
+def test_numbers_beyond_all_measure_are_no_steps_keys_or_shapes() -> None:
+    kept = {"step": 10**400, 2**20000: TensorInfo("F32", (4,)), "exp_avg": TensorInfo("F32", (4,))}
+    inner = {"state": {0: kept}, "param_groups": [{2**20000: 1, "params": [0]}]}
+    shapes = {"a": (4,), 2**20000: (0,), "b": (2**20000,)}
+
+    processes = [{"optimizer_state_dict": {"base_optimizer_state": inner}}]
+    state, _ = put_together({"param_shapes": [shapes]}, processes, "here", lambda _: None)
+
+    assert state.steps == ()
+    assert state.groups[0].names == ("a", "a number of 20,001 bits")
+
+
+def test_where_very_many_parts_lie_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"exp_avg": TensorInfo("F32", (4,), 100, 116, "file")}
+    process = {"optimizer_state_dict": {"base_optimizer_state": {"state": {0: kept}, "param_groups": [{}]}}}
+    few = put_together({"param_shapes": [{"a": (4,)}]}, [process], "here", lambda _: None)
+    monkeypatch.setattr("adapter_doctor.formats.zero_state.MAX_PARTS", 0)
+    many = put_together({"param_shapes": [{"a": (4,)}]}, [process], "here", lambda _: None)
+
+    assert (len(few[1]), len(many[1])) == (1, 0)
+    assert few[0] == many[0]

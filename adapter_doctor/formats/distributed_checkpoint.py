@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adapter_doctor.facts import Moments, OptimizerState, ParameterGroup, TensorInfo
-from adapter_doctor.formats.optimizer_state import GROUPS, STATE
+from adapter_doctor.facts import Missing, Moments, OptimizerState, ParameterGroup, TensorInfo
+from adapter_doctor.formats.optimizer_state import GROUPS, MOST, STATE, saved_shape
 from adapter_doctor.formats.torch_dtypes import DTYPES
 from adapter_doctor.formats.torch_pickle import Opaque
 
@@ -48,8 +48,8 @@ def read_metadata(value: Any) -> Distributed:
     others = []
     for name, entry in entries.items():
         size = _fields(entry).get("size")
-        shape = size.arguments[0] if isinstance(size, Opaque) and size.arguments else None
-        if isinstance(shape, tuple) and all(type(one) is int and one >= 0 for one in shape):
+        shape = saved_shape(size)
+        if shape is not None:
             tensors[_path(name, paths)] = TensorInfo(_dtype(_fields(entry).get("properties")), shape)
         else:
             others.append(_path(name, paths))
@@ -58,19 +58,26 @@ def read_metadata(value: Any) -> Distributed:
     stored = fields.get("storage_data")
     for index, place in stored.items() if isinstance(stored, dict) else ():
         file, start, length = (_fields(place).get(key) for key in ("relative_path", "offset", "length"))
-        if isinstance(file, str) and isinstance(start, int) and isinstance(length, int):
+        if isinstance(file, str) and type(start) is int and type(length) is int:
+            if not (0 <= start < MOST and 0 <= length < MOST):
+                raise NoMetadata
             files[file] = max(files.get(file, 0), start + length)
             places.append((_path(_fields(index).get("fqn"), paths), file, start, start + length))
     return Distributed(tensors, tuple(others), files, tuple(places))
 
 
 def _path(name: Any, paths: Any) -> tuple[str, ...]:
-    path = paths.get(name) if isinstance(paths, dict) and isinstance(name, str) else None
-    return tuple(map(str, path)) if isinstance(path, tuple) else (str(name),)
+    """The keys that lead to a value in the saved dict; its flat name where they are no plain ones."""
+    name = name if isinstance(name, str) else ""
+    path = paths.get(name) if isinstance(paths, dict) else None
+    if not isinstance(path, tuple):
+        return (name,)
+    plain = all(type(one) is str or (type(one) is int and -MOST < one < MOST) for one in path)
+    return tuple(map(str, path)) if plain else (name,)
 
 
-def optimizer_in(found: Distributed, file: str) -> OptimizerState:
-    """The optimizer's state in it, whose parameters go by their names.
+def optimizer_in(found: Distributed, file: str) -> OptimizerState | Missing:
+    """The optimizer's state in it, whose parameters go by their names; nothing is left to judge where none has moments.
 
     Of its groups only the number is in the metadata: all parameters are given to the first, and no options.
     """
@@ -78,6 +85,10 @@ def optimizer_in(found: Distributed, file: str) -> OptimizerState:
     for path, info in found.tensors.items():
         if len(path) == 4 and path[1] == STATE:
             tensors.setdefault(path[2], {})[path[3]] = info
+    if not tensors:  # as of SGD without momentum
+        options = {path[3] for path in found.others if len(path) == 4 and path[1] == GROUPS}
+        other = any(path[1:2] != (GROUPS,) for path in found.tensors)
+        return Missing("the optimizer's shards hold no moments", waived=not other and "betas" not in options)
     moments: dict[int | str, Moments] = {name: Moments(kept) for name, kept in tensors.items()}
     groups = {path[2] for path in found.others if len(path) == 4 and path[1] == GROUPS}
     rest = (ParameterGroup(()),) * (len(groups) - 1)

@@ -79,10 +79,10 @@ def kind_of_moments(state: OptimizerState) -> Kind | None:
     if "state1" in most:
         return _of_bitsandbytes(state, most)
     fitting = [kind for kind in KINDS if most <= kind.needed | kind.more and (kind.needed or kind.more & most)]
-    whole = [kind for kind in fitting if kind.needed <= most]
+    whole = [kind for kind in fitting if kind.needed <= most]  # what lacks some may be of an optimizer not known here
     if groups in whole:
         return groups
-    return max(whole or fitting, key=lambda kind: len(kind.needed & most), default=None)
+    return max(whole, key=lambda kind: len(kind.needed & most), default=None)
 
 
 def _of_bitsandbytes(state: OptimizerState, most: frozenset[str]) -> Kind | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from adapter_doctor.facts import Moments, OptimizerState, ParameterGroup, TensorInfo
+from adapter_doctor.facts import Moments, OptimizerState, ParameterGroup, Shape, TensorInfo
 from adapter_doctor.formats.torch_pickle import Opaque
 
 STATE, GROUPS = "state", "param_groups"
@@ -13,6 +13,10 @@ _WRAPPERS = ("optimizer", "optimizer_state_dict", "optim", "optimizer_state", "o
 _STATES_SAMPLED = 64
 _WRAPPED = "__bnb_optimizer_quant_state__"
 """Where bitsandbytes ≥ 0.49.2 keeps a parameter's moments in a saved state, to hide them from FSDP; it takes both forms."""
+
+
+MOST = 1 << 63
+"""Beyond what any count, offset or key really is; so long a number may be too long to be written out."""
 
 
 class NoOptimizerState(ValueError):
@@ -41,7 +45,7 @@ def read_state(value: Any, file: str, step: Callable[[TensorInfo], float | None]
                 break
     if not isinstance(value, dict) or not {STATE, GROUPS} & set(value):
         keys = list(value)[:20] if isinstance(value, dict) else []
-        raise NoOptimizerState(tuple(str(key) for key in keys))
+        raise NoOptimizerState(tuple(map(key_text, keys)))
     groups = tuple(_group(one) for one in _list(value.get(GROUPS)) if isinstance(one, dict))
     saved = value.get(STATE)
     moments = {key: _moments(one) for key, one in saved.items()} if isinstance(saved, dict) else {}
@@ -50,8 +54,12 @@ def read_state(value: Any, file: str, step: Callable[[TensorInfo], float | None]
     layers = {
         f"{name.partition('.lora_')[0]}.lora" if ".lora_" in name else name for one in groups for name in one.names
     }
-    extra = [str(key) for key in value if key not in (STATE, GROUPS)]
-    extra += [f"{STATE}[{key!r}]" for key in moments if key not in known | layers and groups]
+    extra = [key_text(key) for key in value if key not in (STATE, GROUPS)]
+    extra += [
+        f"{STATE}[{key!r}]" if isinstance(key, str) else f"{STATE}[{key_text(key)}]"
+        for key in moments
+        if key not in known | layers and groups
+    ]
     return OptimizerState(
         file, groups, moments, tuple(extra),
         tuple(name for name, kind in ((STATE, dict), (GROUPS, list)) if not isinstance(value.get(name), kind)),
@@ -67,7 +75,9 @@ def _group(raw: Mapping[Any, Any]) -> ParameterGroup:
 def plain_group(raw: Any, parameters: tuple[int | str, ...], names: tuple[str, ...]) -> ParameterGroup:
     """A group of these parameters, with the options that were saved."""
     beside = ("params", "param_names", "names")
-    options = {str(key): _plain(one) for key, one in raw.items() if key not in beside} if isinstance(raw, dict) else {}
+    options = (
+        {key_text(key): _plain(one) for key, one in raw.items() if key not in beside} if isinstance(raw, dict) else {}
+    )
     return ParameterGroup(parameters, options, names)
 
 
@@ -81,7 +91,7 @@ def _moments(raw: Any) -> Moments:
             tensors[name] = one
         elif isinstance(one, dict) and depth < 4:
             for key, inner in one.items():
-                note(f"{name}.{key}" if name else str(key), inner, depth + 1)
+                note(f"{name}.{key_text(key)}" if name else key_text(key), inner, depth + 1)
         elif one is not None:
             numbers[name] = _plain(one)
 
@@ -105,8 +115,7 @@ def _steps(moments: Mapping[int | str, Moments], step: Callable[[TensorInfo], fl
         number = one.numbers.get("step")
         if "step" in one.tensors and one.tensors["step"].count == 1:
             number = step(one.tensors["step"])
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            found.add(float(number))
+        found |= {made} if (made := counted(number)) is not None else set()
     return tuple(sorted(found))
 
 
@@ -115,8 +124,26 @@ def plain_fields(value: Any) -> dict[str, Any]:
     raw = value.state if isinstance(value, Opaque) else value
     if not isinstance(raw, Mapping):
         return {}
-    fields = {str(key): _plain(one) for key, one in raw.items()}
+    fields = {key_text(key): _plain(one) for key, one in raw.items()}
     return {key: one for key, one in fields.items() if not isinstance(one, Opaque)}
+
+
+def counted(number: Any) -> float | None:
+    """A number of steps; None for what is no number that steps have."""
+    plain = isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < MOST
+    return float(number) if plain else None
+
+
+def key_text(key: Any) -> str:
+    """A saved key as text."""
+    return f"a number of {key.bit_length():,} bits" if isinstance(key, int) and abs(key) >= MOST else str(key)
+
+
+def saved_shape(size: Any) -> Shape | None:
+    """The shape that a saved `torch.Size` says, of at most the 64 dimensions that torch has; None where it is none."""
+    shape = size.arguments[0] if isinstance(size, Opaque) and size.arguments else size
+    plain = isinstance(shape, tuple) and len(shape) <= 64 and all(type(one) is int and 0 <= one < MOST for one in shape)
+    return shape if plain else None
 
 
 def _plain(one: Any) -> Any:

@@ -49,7 +49,8 @@ def split_of(sizes: Sequence[int], trainables: TrainableParameters) -> tuple[str
 def in_places(state: OptimizerState, trainables: TrainableParameters) -> OptimizerState:
     """A state whose parameters go by names, as FSDP saves it, with them in the places where the Trainer has them.
 
-    What it has beyond them counts as extra. One that names none of them is left as it is.
+    One group stays one, as a training loop of one's own makes it. What the state has beyond them counts as extra. One
+    that names none of them is left as it is.
     """
     names = {one.name for one in trainables.parameters}
     if not names & set(state.order):
@@ -57,7 +58,7 @@ def in_places(state: OptimizerState, trainables: TrainableParameters) -> Optimiz
     options = [group.options for group in state.groups]
     groups = tuple(
         ParameterGroup(tuple(one.name for one in group), options[min(number, len(options) - 1)])
-        for number, group in enumerate(trainables.groups)
+        for number, group in enumerate(trainables.groups if len(options) != 1 else (trainables.parameters,))
     )
     beyond = tuple(f"state[{one!r}]" for one in state.order if one not in names)
     return replace(state, groups=groups, extra=state.extra + beyond)

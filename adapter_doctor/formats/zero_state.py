@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from adapter_doctor.facts import Moments, MomentsPart, OptimizerState, Shape, TensorInfo
-from adapter_doctor.formats.optimizer_state import GROUPS, STATE, plain_group, unwrapped
+from adapter_doctor.formats.optimizer_state import GROUPS, STATE, counted, key_text, plain_group, saved_shape, unwrapped
 from adapter_doctor.formats.torch_pickle import Opaque
 
 MAX_PARAMETERS = 200_000
+MAX_PARTS = 1_000_000
 
 
 class NotTogether(ValueError):
@@ -41,7 +42,8 @@ def put_together(
     options, flat = _list(first.get(GROUPS)), _moments(first)
     if len(options) != len(shapes) or len(flat) not in (0, len(shapes)):
         raise NotTogether(f"it has {len(shapes)} groups of parameters, and {len(flat)} of moments")
-    whole = all(one is not None for one in inner)
+    # Of more parts it is not said where they lie.
+    whole = all(one is not None for one in inner) and sum(map(len, shapes)) * len(processes) <= MAX_PARTS
     each = [_moments(one) if one is not None else [] for one in inner]
     third = _stage(processes) == 3
     groups, number = [], 0
@@ -65,8 +67,8 @@ def put_together(
                 pieces = [one[at].tensors.get(name) for one in each if len(one) > at]
                 parts += _parts(name, pieces, list(zip(ids, named.values(), strict=True)), len(processes), third)
     steps = {step(kept.tensors["step"]) if "step" in kept.tensors else kept.numbers.get("step") for kept in flat}
-    counted = tuple(sorted(float(one) for one in steps if isinstance(one, int | float)))
-    return OptimizerState(file, tuple(groups), moments, steps=counted), tuple(parts)
+    made = tuple(sorted(one for one in map(counted, steps) if one is not None))
+    return OptimizerState(file, tuple(groups), moments, steps=made), tuple(parts)
 
 
 def _parts(
@@ -106,8 +108,8 @@ def _moments(inner: Mapping[str, Any]) -> list[Moments]:
     found = []
     for kept in inner[STATE].values():
         pairs = unwrapped(kept).items() if isinstance(kept, dict) else ()
-        tensors = {str(name): one for name, one in pairs if isinstance(one, TensorInfo)}
-        found.append(Moments(tensors, {str(name): one for name, one in pairs if isinstance(one, int | float)}))
+        tensors = {key_text(key): one for key, one in pairs if isinstance(one, TensorInfo)}
+        found.append(Moments(tensors, {key_text(key): one for key, one in pairs if isinstance(one, int | float)}))
     return found
 
 
@@ -123,9 +125,9 @@ def _stage(processes: Sequence[Any]) -> int | None:
 
 def _shapes(group: Any) -> Iterator[tuple[str, Shape]]:
     for name, size in group.items() if isinstance(group, dict) else ():
-        shape = size.arguments[0] if isinstance(size, Opaque) and size.arguments else size
-        if isinstance(shape, tuple) and all(type(one) is int and one >= 0 for one in shape):
-            yield str(name), shape
+        shape = saved_shape(size)
+        if shape is not None:
+            yield key_text(name), shape
 
 
 def _list(value: Any) -> list[Any]:

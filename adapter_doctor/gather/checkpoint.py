@@ -62,7 +62,7 @@ def complete(source: Source) -> str:
         writer = writer_of(files)
         if writer == "deepspeed" or (writer == "fsdp" and distributed(files)):
             zero = writer == "deepspeed"
-            read = gather_zero(source, files, _opened, lambda _: None) if zero else gather_fsdp(source, files, _opened)
+            read = gather_zero(source, files, _opened, None) if zero else gather_fsdp(source, files, _opened)
             shards = read[0]
             lost = (*shards.lost, *(() if STATE in files else (STATE,)))
             lacking = [f"it has no {name}" for name in lost] + [f"its {one}: {why}" for one, why in shards.broken]
@@ -138,10 +138,10 @@ def gather_training(source: Source, facts: Facts, optimizer: str | None, plan: R
     facts = facts.adding(
         Checkpoint(
             source.reference, files, {**states, optimizer: state}, writer, optimizer, adapter_folder(files) or "",
-            shards.world if shards and shards.world else _world(files), shards=shards, **found,
+            (shards and shards.world) or _world(files), shards=shards, **found,
         ),
         plan if plan.arguments else _with_arguments(plan, plain_fields(values.get(ARGUMENTS))),
-        *((SchedulerState(plain_fields(values[scheduler])),) if states.get(scheduler, _ABSENT).ok else ()),
+        *((SchedulerState(plain_fields(values[scheduler]), scheduler),) if states.get(scheduler, _ABSENT).ok else ()),
         *((TrainerState(values[STATE]),) if states.get(STATE, _ABSENT).ok else ()),
     )  # fmt: skip
     for kind, name in ((SchedulerState, SCHEDULER), (TrainerState, STATE)):

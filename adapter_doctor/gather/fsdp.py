@@ -26,11 +26,11 @@ Open = Callable[[Source, str, re.Pattern[str]], tuple[FileState, Any]]
 
 
 def gather_whole(source: Source, files: Mapping[str, int], opened: Open) -> Shards:
-    """Whether the model's one file (`FULL_STATE_DICT`) can be read, and holds anything."""
+    """Whether the model's one file (`FULL_STATE_DICT`) can be read, and holds anything; it tells no number of processes."""
     state, value = opened(source, WHOLE, _OWN) if WHOLE in files else (None, {"": None})
     if state is not None and not state.ok and state.state != "too-large":
-        return Shards("", 1, broken=((WHOLE, state.detail),))
-    return Shards("", 1, empty=WHOLE if isinstance(value, dict) and not value else "")
+        return Shards("", 0, broken=((WHOLE, state.detail),))
+    return Shards("", 0, empty=WHOLE if isinstance(value, dict) and not value else "")
 
 
 def distributed(files: Mapping[str, int]) -> bool:
@@ -52,7 +52,7 @@ def gather_fsdp(source: Source, files: Mapping[str, int], opened: Open) -> tuple
             continue
         state, value = opened(source, name, _OWN)
         if state.state == "too-large":  # of very many processes; nothing is known against it
-            return Shards("", 1, tuple(lost), tuple(broken)), Missing(f"{name} is not read: {state.detail}")
+            return Shards("", 0, tuple(lost), tuple(broken)), Missing(f"{name} is not read: {state.detail}")
         try:
             found[folder] = read_metadata(value)
         except NoMetadata:

@@ -21,7 +21,7 @@ from adapter_doctor.sources import Source, Unreachable
 
 LATEST, SCHEDULER, TRAINER = "latest", "scheduler.pt", "trainer_state.json"
 MOST_FILES = 2048
-_OPTIMIZER = re.compile(r"((?:bf16_|fp16_)?)zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
+_OPTIMIZER = re.compile(r"((?:bf16_|fp16_)?)zero_pp_rank_(\d{1,9})_mp_rank_00_optim_states\.pt")
 _MODEL = re.compile(r"(zero_pp_rank_\d+_)?mp_rank_00_model_states\.pt")
 _OWN = re.compile(
     r"deepspeed\.(runtime\.(fp16\.loss_scaler|zero\.\w+)|utils\.tensor_fragment)\.\w+|torch\.(Tensor|\w+Storage)"
@@ -34,15 +34,17 @@ Open = Callable[[Source, str, re.Pattern[str]], tuple[FileState, Any]]
 
 
 def gather_zero(
-    source: Source, files: Mapping[str, int], opened: Open, step: Callable[[TensorInfo], float | None]
+    source: Source, files: Mapping[str, int], opened: Open, step: Callable[[TensorInfo], float | None] | None
 ) -> tuple[Shards, OptimizerState | Missing]:
-    """The files of the step that `latest` names, and the state that they are put together to."""
+    """The files of the step that `latest` names, and the state that they are put together to; without ``step`` no state."""
     folder, lost = _folder(source, files)
     inside = [name.removeprefix(f"{folder}/") for name in files if name.startswith(f"{folder}/")]
     optimizers = {int(match[2]): match for name in inside if (match := _OPTIMIZER.fullmatch(name))}
     models = sorted(name for name in inside if _MODEL.fullmatch(name))
     shards = Shards(folder, max(optimizers, default=0) + 1, lost)
-    if not models or len(optimizers) > MOST_FILES:
+    if len(optimizers) > MOST_FILES:
+        return shards, Missing(f"it has files of more than {MOST_FILES:,} processes, which are not read")
+    if not models:
         lost = lost or (f"{folder}/mp_rank_00_model_states.pt",)
         return replace(shards, lost=lost), Missing("the parameters are named in a file that is not there", waived=True)
     states, values = {}, {}
@@ -50,7 +52,7 @@ def gather_zero(
         states[name], values[name] = opened(source, f"{folder}/{name}", _OWN)
     model = values[models[0]] if isinstance(values[models[0]], dict) else {}
     world = model.get("dp_world_size")
-    world = world if isinstance(world, int) and 0 < world <= MOST_FILES else shards.world
+    world = world if type(world) is int and 0 < world <= MOST_FILES else min(shards.world, MOST_FILES)
     if SCHEDULER not in files and TRAINER in files and model.get("lr_scheduler", ...) is None:
         lost = (*lost, SCHEDULER)  # the Trainer opens its own without a look
     due = _due(models[0], optimizers, world) if optimizers or not isinstance(model.get("optimizer"), dict) else []
@@ -61,6 +63,8 @@ def gather_zero(
     )  # fmt: skip
     if model.get("mp_world_size", 1) != 1:
         return shards, Missing("the model itself was split over processes, which only DeepSpeed puts together")
+    if step is None:
+        return shards, Missing("only its files were asked for")
     try:
         if not due:  # without ZeRO the state is whole, beside the model's
             state = read_state(model["optimizer"], f"{folder}/{models[0]}", step)

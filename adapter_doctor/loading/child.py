@@ -926,19 +926,26 @@ def moments(path, inside, names, weights):
         saved = saved[0] if isinstance(saved, list) else saved
         state = saved.get("state") or {}
         ids = [one for group in saved.get("param_groups") or [] for one in group["params"]]
+        known = set(ids)
+        state = {key: unwrapped(kept) for key, kept in state.items() if isinstance(kept, dict)}
     except Exception as error:
         return {"refusal": "%s: %s" % (type(error).__name__, str(error)[:1000])}
-    state = {key: {**kept, **(kept.get(BITSANDBYTES) or {})} for key, kept in state.items() if isinstance(kept, dict)}
     wrong = [
         key
         for key, kept in state.items()
         if any(torch.is_tensor(one) and one.is_floating_point() and not finite(one) for one in kept.values())
     ]
     triples = list(zip(ids, names, weights)) if len(ids) == len(names) else []
-    if triples and set(ids) == set(names):  # FSDP files the moments under the parameters' names
+    if triples and known == set(names):  # FSDP files the moments under the parameters' names
         own = dict(zip(names, weights))
         triples = [(name, name, own[name]) for name in ids]
     return {"not_finite": wrong[:LISTED], "misplaced": misplaced(state, triples)}
+
+
+def unwrapped(kept):
+    """What an optimizer keeps of a parameter, without the wrapper of bitsandbytes."""
+    inner = kept.get(BITSANDBYTES)
+    return {**kept, **inner} if isinstance(inner, dict) else kept
 
 
 def read_weights_only(path):

@@ -13,6 +13,8 @@ from adapter_doctor.errors import os_error_sentence
 from adapter_doctor.sources import Unreachable
 
 MAX_FILES = 20_000
+MAX_INSIDE = 4_200
+"""Files of a folder in the folder that are listed: those that an engine keeps there for 2048 processes are among them."""
 
 
 class DiskSource:
@@ -51,7 +53,7 @@ class DiskSource:
         elif stat.S_ISDIR(status.st_mode) and not name.startswith("."):
             try:
                 with os.scandir(self.folder / name) as entries:
-                    inside = sorted(entry.name for entry in entries)[:1000]
+                    inside = sorted(entry.name for entry in entries)[:MAX_INSIDE]
             except OSError:  # a folder that may not be listed holds nothing that could be examined
                 return
             for inner in inside:
@@ -74,6 +76,8 @@ class DiskSource:
                 return file.read() if length is None else file.read(length)
         except OSError as error:
             raise Unreachable(os_error_sentence(error)) from None
+        except (ValueError, OverflowError):  # from a damaged file: it comes before the beginning, or beyond any end
+            raise Unreachable(f"there are no bytes at {start:#x}") from None
 
     def prepare(self, *patterns: str) -> None:
         """Nothing: the files are here."""

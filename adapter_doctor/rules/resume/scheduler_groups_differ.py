@@ -24,6 +24,6 @@ def scheduler_groups_differ(scheduler: SchedulerState, state: OptimizerState) ->
     """
     rates = scheduler.raw.get("base_lrs")
     if isinstance(rates, (list, tuple)) and state.groups and len(rates) != len(state.groups):
-        yield Hit(f"`base_lrs` has {len(rates)} rates, the optimizer {len(state.groups)} groups", where="scheduler.pt")
+        yield Hit(f"`base_lrs` has {len(rates)} rates, the optimizer {len(state.groups)} groups", where=scheduler.file)
     elif not scheduler.raw:
-        yield Hit("the schedule's state is empty", where="scheduler.pt")
+        yield Hit("the schedule's state is empty", where=scheduler.file)
