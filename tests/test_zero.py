@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import datetime
+import decimal
 import pickle
 import shutil
 import zipfile
@@ -10,16 +13,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import training
+from transformers.trainer_utils import IntervalStrategy
 from zero_checkpoint import FOLDER, write_zero
 
 import adapter_doctor
 from adapter_doctor.facts import TensorInfo
 from adapter_doctor.formats.zero_state import put_together
+from adapter_doctor.gather.checkpoint import _opened
+from adapter_doctor.gather.zero import gather_zero
 from adapter_doctor.loading.process import LoadingChild
 from adapter_doctor.report import Report
+from adapter_doctor.sources.disk import DiskSource
 
 torch = pytest.importorskip("torch")
 
@@ -291,3 +299,31 @@ def test_where_very_many_parts_lie_is_not_told(monkeypatch: pytest.MonkeyPatch) 
 
     assert (len(few[1]), len(many[1])) == (1, 0)
     assert few[0] == many[0]
+
+
+@pytest.mark.parametrize(
+    "opcodes", ["c{}\n{}\n(X\x01\0\0\0atR.", "(X\x01\0\0\0ai{}\n{}\n.", "(c{}\n{}\nX\x01\0\0\0ao."]
+)
+@pytest.mark.parametrize("name", [
+    "torch.hub load", "torch.utils.cpp_extension load_inline", "site main", "joblib load", "torch.jit load", "own run",
+    "transformers.training_args inner.Popen",
+])  # fmt: skip
+def test_a_function_that_a_shard_would_call_is_told(name: str, opcodes: str, tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    with zipfile.ZipFile(tmp_path / MODEL, "w") as archive:
+        archive.writestr("archive/data.pkl", opcodes.format(*name.split(" ")).encode("latin-1"))
+
+    shards, _ = gather_zero(DiskSource(tmp_path, "here"), DiskSource(tmp_path, "here").files(), _opened, None)
+
+    assert shards.broken == ((MODEL, f"it calls {name.replace(' ', '.')}, which its reader would run"),)
+
+
+def test_plain_values_and_objects_of_ones_own_in_a_shard_are_no_fault(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    numbers = [np.float32(1), np.arange(3), np.random.default_rng(0)]
+    plain = [datetime.datetime(2026, 1, 1), Path("a"), decimal.Decimal(1), {1}, collections.Counter("a"), slice(1)]
+    torch.save({"client": [*numbers, *plain, Run.__new__(Run), IntervalStrategy.STEPS]}, tmp_path / MODEL)
+
+    shards, _ = gather_zero(DiskSource(tmp_path, "here"), DiskSource(tmp_path, "here").files(), _opened, None)
+
+    assert shards.broken == ()

@@ -16,13 +16,13 @@ def follow(
     stack: list[Any],
     marks: list[int],
     memo: dict[int, Any],
-    call: Callable[[Any, Any], Any],
+    call: Callable[[Any, Any, bool], Any],
     stored: Callable[[Any], Any],
 ) -> tuple[int, int]:
     """From ``position`` on until another opcode comes: where that stands, and how many were followed, up to ``most``.
 
     They change ``stack``, ``marks`` and ``memo`` as pickle's documentation (pickletools.py) says; ``call`` gives what a
-    function makes of its arguments, ``stored`` what a persistent id stands for.
+    function makes of its arguments, or a class where it is told no; ``stored`` what a persistent id stands for.
 
     Raises:
         IndexError, KeyError: the stack, the marks or the memo lack what an opcode takes.
@@ -61,7 +61,7 @@ def follow(
             position += 1
         elif op in (0x52, 0x81):  # REDUCE, NEWOBJ
             arguments = stack.pop()
-            stack[-1] = call(stack[-1], arguments)
+            stack[-1] = call(stack[-1], arguments, op == 0x52)
             position += 1
         elif op == 0x29:  # EMPTY_TUPLE
             push(())

@@ -46,7 +46,6 @@ _HARMLESS = frozenset(
 torchao allows its own as soon as it is imported, which an optimizer of its does.
 """
 
-
 _KEYS = frozenset({"torch.distributed.checkpoint.metadata.MetadataIndex"})
 """Objects that are kept where they are the keys of a dict."""
 
@@ -61,11 +60,15 @@ class BadPickle(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a torch file holds: the outermost value with tensors as :class:`TensorInfo`, and the globals it names."""
+    """What a torch file holds: the outermost value with tensors as :class:`TensorInfo`, and the globals it names.
+
+    Those ``called``, as ``module.name``, are called as functions; of others only objects are made, without `__init__`.
+    """
 
     value: Any
     globals: tuple[tuple[str, str], ...]
     pickle: bytes
+    called: frozenset[str] = frozenset()
 
     @property
     def unexpected(self) -> tuple[str, ...]:
@@ -122,9 +125,7 @@ def _from_zip(file: Any, name: str, placed: int | None) -> Listing:
             raise BadPickle("too-large", f"its pickle takes more than {MAX_PICKLE:,} bytes")
     except BadPickle:
         raise
-    except (
-        Exception
-    ) as error:  # zipfile raises many kinds for a damaged or hostile file, and none of them is a bug of ours
+    except Exception as error:  # zipfile raises many kinds for a damaged or hostile file; none is a bug of ours
         raise BadPickle("truncated", f"the zip cannot be read ({str(error)[:80]})") from None
     folder = inner[0].filename.removesuffix("data.pkl")
     # Compressed values have no place in the file that could be read as it is.
@@ -134,8 +135,8 @@ def _from_zip(file: Any, name: str, placed: int | None) -> Listing:
         entry = stored.get(f"{folder}data/{key}")
         return _data_start(file, entry) if entry is not None else 0
 
-    value, names, _ = _Machine(pickle, name, start_of, placed).run()
-    return Listing(value, names, pickle)
+    machine = _Machine(pickle, name, start_of, placed)
+    return Listing(machine.run()[0], tuple(machine.names), pickle, frozenset(machine.called))
 
 
 def _data_start(file: Any, entry: zipfile.ZipInfo) -> int:
@@ -155,9 +156,10 @@ def _from_plain(file: Any, size: int) -> Listing:
     values: list[Any] = []
     names: list[tuple[str, str]] = []
     pickles: list[bytes] = []
+    called: set[str] = set()
     while position < len(data) and len(values) < 5:
         try:
-            value, found, used = _Machine(data[position:], "", lambda _: 0).run()
+            value, found, used = _Machine(data[position:], "", lambda _: 0, called=called).run()
         except BadPickle:
             if not values:
                 raise
@@ -169,7 +171,7 @@ def _from_plain(file: Any, size: int) -> Listing:
         if len(values) == 1 and value != 0x1950A86A20F9469CFC6C:  # torch's magic number
             break
     value = values[3] if len(values) > 3 else values[-1]  # the storage keys come after the value
-    return Listing(value, tuple(dict.fromkeys(names)), b"".join(pickles))
+    return Listing(value, tuple(dict.fromkeys(names)), b"".join(pickles), frozenset(called))
 
 
 @dataclass
@@ -184,6 +186,7 @@ class _Machine:
     marks: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     names: dict[tuple[str, str], None] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
 
     def run(self) -> tuple[Any, tuple[tuple[str, str], ...], int]:
         """The value, the globals named, and how many bytes the pickle took."""
@@ -252,21 +255,20 @@ class _Machine:
             self.memo[len(self.memo)] = stack[-1]
         elif op in ("GLOBAL", "INST"):
             module, _, name = argument.partition(" ")
-            if op == "INST":
-                self._to_mark()
-            stack.append(self._global(module, name))
+            one = self._global(module, name)
+            stack.append(self._call(one, tuple(self._to_mark())) if op == "INST" else one)
         elif op == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
             named = isinstance(module, str) and isinstance(name, str)
             stack.append(self._global(module, name) if named else self._global("?", "?"))
         elif op in ("REDUCE", "NEWOBJ"):
             arguments, function = stack.pop(), stack.pop()
-            stack.append(self._call(function, arguments))
+            stack.append(self._call(function, arguments, op == "REDUCE"))
         elif op == "NEWOBJ_EX":
             stack[-3:] = [Opaque("object")]
         elif op == "OBJ":
-            self._to_mark()
-            stack.append(Opaque("object"))
+            function, *rest = self._to_mark()
+            stack.append(self._call(function, tuple(rest)))
         elif op == "BUILD":
             state = stack.pop()
             if isinstance(stack[-1], Opaque) and isinstance(state, dict):
@@ -278,10 +280,7 @@ class _Machine:
         elif op == "PERSID":
             stack.append(Opaque(argument))
         elif op == "POP":
-            if self.marks and self.marks[-1] == len(stack):
-                self.marks.pop()
-            else:
-                stack.pop()
+            (self.marks if self.marks and self.marks[-1] == len(stack) else stack).pop()
         elif op == "POP_MARK":
             self._to_mark()
         elif op == "DUP":
@@ -313,7 +312,7 @@ class _Machine:
         self.names[module, name] = None
         return Opaque(f"{module}.{name}")
 
-    def _call(self, function: Any, arguments: Any) -> Any:
+    def _call(self, function: Any, arguments: Any, as_function: bool = True) -> Any:
         called = function.name if isinstance(function, Opaque) else ""
         if called == "collections.OrderedDict":
             pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
@@ -326,6 +325,8 @@ class _Machine:
             return self._call(arguments[0], arguments[2])
         if called == "torch._utils._rebuild_wrapper_subclass" and len(arguments) >= 3:
             return _wrapper(*arguments[1:3])
+        if as_function:
+            self.called.add(called)
         return Opaque(called or "call", arguments if isinstance(arguments, tuple) else ())
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any = None, *rest: Any) -> Any:

@@ -38,6 +38,14 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _NUMPY = re.compile(
     r"(numpy(\._?core)?(\.multiarray)?\.(_reconstruct|ndarray|dtype)|numpy\.dtypes\.\w+|_codecs\.encode)"
 )
+_CALLED = re.compile(
+    r"(builtins|__builtin__)\.(bool|int|float|complex|str|bytes|bytearray|list|tuple|dict|set|frozenset|range|slice|object)"
+    r"|collections\.(OrderedDict|defaultdict|deque|Counter)|copy_?reg\._reconstructor|argparse\.Namespace|uuid\.UUID"
+    r"|types\.SimpleNamespace|datetime\.\w+|decimal\.Decimal|fractions\.Fraction|pathlib(\._local)?\.\w*Path"
+    r"|numpy(\._?core)?\.multiarray\.scalar|numpy\.random\.(_pickle|bit_generator)\.\w+|torch\._utils\._rebuild_\w+"
+    r"|(transformers\.(trainer_utils|training_args)|accelerate\.utils\.dataclasses|peft\.utils\.peft_types)\.[A-Z]\w+"
+)
+"""Beside an engine's own, what may be called as a file is unpickled in full: plain values, and those libraries' enums."""
 _STEPS = {"F32": "<f", "F64": "<d", "I64": "<q", "I32": "<i"}
 _ENGINES = {
     "deepspeed": re.compile(r"global_step\d+/.*(model|optim)_states\.pt$|latest$|zero_to_fp32\.py$"),
@@ -221,8 +229,12 @@ def _opened(source: Source, name: str, known: re.Pattern[str] | None = None) -> 
         return FileState(name, "unreadable", f"it cannot be read: {trouble}", size), None
     expected = known or (_NUMPY if _random(name) else None)
     unexpected = [one for one in listing.unexpected if expected is None or not expected.fullmatch(one)]
-    if known and unexpected:  # it is unpickled in full, which only some of these names make dangerous
-        unexpected = [one for one in dangerous(listing) if one in unexpected]
+    if known and unexpected:  # it is unpickled in full: objects of the user's own are made, and functions called
+        bad = {
+            *dangerous(listing),
+            *(one for one in listing.called if not (_CALLED.fullmatch(one) or _NUMPY.fullmatch(one))),
+        }
+        unexpected = [one for one in unexpected if one in bad]
     if unexpected and name != ARGUMENTS:  # nobody unpickles the arguments to resume
         told = f"it calls {', '.join(unexpected[:3])}, which "
         told += "its reader would run" if known else "`weights_only=True` refuses"
