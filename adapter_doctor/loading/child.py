@@ -674,9 +674,11 @@ def cache_refuses(base, config):
 
 
 def decoder_of(base):
-    """The part that has the cache: encoders and towers may have other heads."""
+    """The part that has the cache, since encoders and towers may have other heads; the whole where none is known."""
     with contextlib.suppress(Exception):
-        return base.get_decoder() or base
+        part = base.get_decoder()
+        if any(cache_of(one) for one in part.modules()):
+            return part
     return base
 
 
