@@ -119,7 +119,11 @@ def _untrained_targets(case: Case) -> list[str]:
     targets = config.get("target_modules")
     if comparison.remote is None or not isinstance(targets, list):
         return []
-    trained = {one.module.rpartition(".")[2] for key in tensors if (one := parse(key)) is not None}
+    keys = {
+        *tensors,
+        *(key for step in case.draft.steps for key in step.renames),
+    }  # renamed by now, under their old names
+    trained = {one.module.rpartition(".")[2] for key in keys if (one := parse(key)) is not None}
     known = comparison.remote.leaves
     return sorted({one for one in targets if isinstance(one, str) and one.rpartition(".")[2] in known - trained})
 
