@@ -580,7 +580,7 @@ class LoadOutcome:
 
     ``stand_in``: the base was a model made of the checkpoint's names and shapes, because its own code was not run.
     ``extent`` is ``skeleton`` or ``full``; ``died`` holds the reason when the child process ended without an answer.
-    ``pass_refused`` is why the first forward pass cannot use the adapter, though it loads.
+    ``pass_refused`` is why the first forward pass cannot use the adapter, though it loads; None where that is not known.
     """
 
     extent: Literal["skeleton", "full"]
@@ -597,7 +597,7 @@ class LoadOutcome:
     scaling: Mapping[str, float] = field(default_factory=dict)
     changed_base: tuple[str, ...] = ()
     stand_in: bool = False
-    pass_refused: str = ""
+    pass_refused: str | None = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,11 @@ import pytest
 import tiny
 
 from adapter_doctor import explain
+from adapter_doctor.engine import Clear, Unknown, judge
+from adapter_doctor.facts import Facts
+from adapter_doctor.gather.load import read_answer
 from adapter_doctor.loading import child
+from adapter_doctor.rules import all_rules
 
 torch = pytest.importorskip("torch")
 
@@ -52,7 +56,7 @@ def with_prefix(base: Any, task: str, **sizes: int) -> Any:
 
 
 def foretold(model: Any) -> str:
-    return str(child.pass_refused(model, "default"))  # type: ignore[no-untyped-call]
+    return str(child.pass_refused(model, "default"))  # type: ignore[no-untyped-call]  # "None" where it is not known
 
 
 def what_the_pass_says(model: Any) -> str:
@@ -207,3 +211,17 @@ def test_a_forward_that_passes_its_arguments_on_is_not_judged_by_their_names() -
         get_peft_model(Wrapped(base.config), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval(),
     ):
         assert (foretold(model), what_the_pass_says(model)) == ("", "")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cache_that_is_not_known_leaves_the_verdict_open_unless_the_pass_was_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = with_prefix(tiny.by_name("llama").build(), "CAUSAL_LM")
+    monkeypatch.setattr(child, "cache_of", lambda _: None)
+    told = child.pass_refused(model, "default")  # type: ignore[no-untyped-call]
+    (rule,) = (one for one in all_rules() if one.code == "AD509")
+
+    for run, kind in (({}, Unknown), ({"run": {"difference": 1.0, "finite": True, "finite_without": True}}, Clear)):
+        facts = read_answer(Facts(), {"pass_refused": told, "places": {}, **run}, "full")
+        assert isinstance(judge([rule], facts)[0], kind)

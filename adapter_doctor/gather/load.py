@@ -116,7 +116,7 @@ def read_answer(facts: Facts, answer: Mapping[str, Any], extent: str, origin: st
         scaling=dict(answer.get("scaling", {})),
         changed_base=tuple(answer.get("changed_base", ())),
         stand_in=bool(answer.get("stand_in")),
-        pass_refused=str(answer.get("pass_refused") or ""),
+        pass_refused=_told_of_the_pass(answer),
     )
     facts = facts.adding(outcome, *([_run(run)] if run else []))
     if refusal is not None and refusal.stage.startswith("base"):
@@ -155,6 +155,12 @@ def modules_from(tree: Mapping[str, Any], origin: Any) -> BaseModules:
 def _clash(entry: Any) -> Clash:
     key, in_file, in_model = entry
     return Clash(key, tuple(in_file), tuple(in_model))
+
+
+def _told_of_the_pass(answer: Mapping[str, Any]) -> str | None:
+    """What is foretold of the first pass; nothing where it was made, which says more."""
+    told = answer.get("pass_refused", "")
+    return str(told) if told is not None else "" if answer.get("run") else None
 
 
 def _run(run: Mapping[str, Any]) -> RunOutcome:

@@ -577,7 +577,7 @@ def kind_of_prompt(seen):
 
 
 def pass_refused(peft_model, adapter_name):
-    """Why the first forward pass raises, or passes a learnt prompt by; empty where nothing is known to stop it.
+    """Why the first forward pass raises, or passes a learnt prompt by; empty where nothing stops it, None if not known.
 
     PEFT gives a prefix as keys and values in a plain cache, with the sizes of the adapter's config, and asks the base
     nothing (peft 0.21.2, `PeftModel.get_prompt`; only its classes for classification and question answering look
@@ -601,9 +601,9 @@ def pass_refused(peft_model, adapter_name):
         takes, passes_on = takes | set(signature(base.get_submodule(body).forward).parameters), False
     if "past_key_values" not in takes and not passes_on:
         return "the base's forward takes no `past_key_values`, which carry the prefix."
-    with contextlib.suppress(Exception):  # a base of another build than any known: nothing is known to stop it
+    with contextlib.suppress(Exception):  # a base of another build than any known
         return cache_refuses(base, config)
-    return ""
+    return None
 
 
 def no_linear_forward(peft_model, kind):
@@ -638,7 +638,7 @@ def no_linear_forward(peft_model, kind):
 
 
 def cache_refuses(base, config):
-    """Why the base's layers cannot go on from keys and values of the prefix's sizes."""
+    """Why the base's layers cannot go on from keys and values of the prefix's sizes; None where theirs are not known."""
     text = base.config.get_text_config(decoder=True) if hasattr(base.config, "get_text_config") else base.config
     heads, width = config.num_attention_heads, config.token_dim
     if width % heads:
@@ -661,8 +661,8 @@ def cache_refuses(base, config):
         return "the prefix is made for %d layers, and the decoder has %d." % (config.num_layers, depth)
     wanted = list(dict.fromkeys(cache for _, cache in kept))
     given = (heads, width // heads, width // heads)
-    if base.config.model_type in brought_to_order():
-        return ""
+    if not wanted or base.config.model_type in brought_to_order():
+        return None
     if any(kind in base.config.model_type for kind in ("gemma2", "gemma3_text", "gemma4")):
         # PEFT cuts the prefix to each layer's size, and leaves out those that it is too small for.
         wanted = [] if any(one <= given and one[1] <= given[1] for one in wanted) else wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapter_doctor.facts import LoadOutcome
-from adapter_doctor.findings import Hit, Severity
+from adapter_doctor.findings import Hit, Severity, Undecided
 from adapter_doctor.rules import rule
 
 
@@ -28,5 +28,7 @@ def pass_refused(outcome: LoadOutcome) -> Iterator[Hit]:
     PROMPT_TUNING; where only the heads differ, train again with `num_attention_heads` and `token_dim` of the base's keys.
     Name the layers in `target_modules` without the one that is told, or put that into `exclude_modules`, and train again.
     """
+    if outcome.pass_refused is None:
+        raise Undecided("how this base keeps keys and values is not known here; `--load full --run` computes with them")
     if outcome.pass_refused:
         yield Hit(f"PEFT loads it, and the first forward pass cannot use it: {outcome.pass_refused}")
